@@ -1,0 +1,193 @@
+"""The AdaptiveDecoder, generation at the temperatures it chooses, and what the losses need of it.
+
+A head turns hidden states into log-probabilities of temperatures, `generate` draws a temperature
+and then a token, `response_logps` scores what was drawn. Any module that returns (logits, hidden)
+can be decoded; one with `new_cache` is decoded faster.
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from lpo import ResponseLogps, temperature_logps
+
+LEVELS = ("token", "sequence")
+
+
+def checked_temperatures(temperatures):
+    """As a tuple of floats; ValueError unless they are distinct, finite and >= 0."""
+    taus = tuple(float(tau) for tau in temperatures)
+    if not taus or len(set(taus)) < len(taus) or not all(0 <= tau < math.inf for tau in taus):
+        raise ValueError(f"temperatures are {taus}; give distinct finite numbers >= 0")
+    return taus
+
+
+class AdaptiveDecoder(nn.Module):
+    """A 3-layer MLP: hidden state -> log-probabilities of K temperatures.
+
+    Level "token" decides before each token, "sequence" once, from the last prompt token's hidden
+    state. The last layer starts at zero, so that every temperature starts equally likely.
+    """
+
+    def __init__(self, n_embd, temperatures=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), level="token",
+                 n_hidden=None):
+        super().__init__()
+        if level not in LEVELS:
+            raise ValueError(f"unknown level {level!r}; choose from {LEVELS}")
+        self.temperatures, self.level = checked_temperatures(temperatures), level
+        n_hidden = n_hidden or n_embd  # our choice; the paper's width is not known
+        last = nn.Linear(n_hidden, len(self.temperatures))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(nn.Linear(n_embd, n_hidden), nn.SiLU(),
+                                 nn.Linear(n_hidden, n_hidden), nn.SiLU(), last)
+
+    def forward(self, hidden):
+        """log P(tau_k | h).  (...,C) -> (...,K)"""
+        return F.log_softmax(self.mlp(hidden), dim=-1)
+
+    def response(self, hidden):
+        """Of response-aligned hidden states, those that decide.  (B,T,C) -> (B,T,K) or (B,1,K)"""
+        return self(hidden if self.level == "token" else hidden[:, :1])
+
+
+@dataclass
+class Rollout:
+    """What `generate` drew; column t of each array is one sampling event."""
+    tokens: Tensor           # (B,T) long: response tokens alone, the last valid one often eos
+    mask: Tensor             # (B,T) bool: response tokens, eos included
+    cut: Tensor              # (B,) bool: reached the length limit without eos
+    tau_idx: Tensor | None   # (B,T) or (B,1) long: temperatures drawn; None at a fixed one
+
+    def __getitem__(self, rows):
+        """The responses `rows`, a list, slice or index tensor."""
+        return Rollout(*(None if x is None else x[rows] for x in vars(self).values()))
+
+    @classmethod
+    def cat(cls, parts):
+        """Rollouts of one policy and length, below each other."""
+        columns = zip(*(vars(part).values() for part in parts))
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+
+def sample(logits, tau, generator=None):
+    """One draw from softmax(logits / tau), exactly the arg-max at tau 0.  (B,V), (B,) -> (B,)
+
+    argmax(logits / tau + Gumbel noise), times tau: no division, no branch for temperature 0.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    device = logits.device if generator is None else generator.device
+    noise = torch.empty(logits.shape, dtype=dtype, device=device).exponential_(generator=generator)
+    noise = -noise.clamp_min(torch.finfo(dtype).tiny).log()  # Gumbel, never infinite
+    return (logits + tau[:, None] * noise.to(logits.device)).argmax(-1)
+
+
+def right_padded(model, prompts, extra):
+    """Prompts beside `extra` free columns.  -> idx (B, longest + extra), lengths (B,)"""
+    if not prompts or not all(len(p) for p in prompts):
+        raise ValueError("prompts must be a non-empty list of non-empty token lists")
+    device = next(model.parameters()).device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    width = int(lengths.max()) + extra
+    limit = getattr(getattr(model, "config", None), "block_size", width)
+    if width > limit:
+        raise ValueError(f"a prompt of {width - extra} tokens and {extra} new ones exceed the "
+                         f"model's context of {limit}; shorten one of them")
+    rows = [list(prompt) + [0] * (width - len(prompt)) for prompt in prompts]
+    return torch.tensor(rows, device=device), lengths
+
+
+@torch.no_grad()
+def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
+             eos=None, generator=None):
+    """Sample one response a prompt.  B token lists, of unequal lengths too -> Rollout
+
+    Give a decoder, or a temperature: a number, or a tensor that broadcasts to (B, max_new_tokens).
+    tau_select "greedy" takes the decoder's most likely temperature (equation 4), "sample" draws one
+    (equation 5). ValueError when prompt and max_new_tokens exceed the model's context.
+    """
+    if (decoder is None) == (temperature is None):
+        raise ValueError("give either a decoder or a temperature")
+    if tau_select not in ("sample", "greedy"):
+        raise ValueError(f"unknown tau_select {tau_select!r}; choose 'sample' or 'greedy'")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; give at least 1")
+    idx, lengths = right_padded(model, prompts, max_new_tokens)
+    B, device, longest = len(prompts), idx.device, idx.shape[1] - max_new_tokens
+    rows = torch.arange(B, device=device)
+    choices = decoder.temperatures if decoder is not None else temperature
+    taus = torch.as_tensor(choices, dtype=torch.float32, device=device)
+    if not (taus.isfinite() & (taus >= 0)).all():
+        raise ValueError(f"temperature is {temperature}; give finite numbers >= 0")
+    if decoder is None:
+        taus = taus.expand(B, max_new_tokens)
+    cache = model.new_cache(B, idx.shape[1]) if hasattr(model, "new_cache") else None
+    tokens = torch.full((B, max_new_tokens), eos or 0, device=device)
+    mask = torch.zeros(B, max_new_tokens, dtype=torch.bool, device=device)
+    tau_idx = torch.zeros(B, max_new_tokens, dtype=torch.long, device=device)
+    alive = torch.ones(B, dtype=torch.bool, device=device)
+
+    for t in range(max_new_tokens):
+        if t == 0 or cache is None:  # all tokens so far; each row's newest is at its own place
+            seen = idx[:, :longest + t]
+            logits, hidden = model(seen) if cache is None else model(seen, cache)
+            newest = lengths + (t - 1)
+            logits, hidden = logits[rows, newest], hidden[rows, newest]  # (B,V), (B,C)
+            if cache is not None:
+                cache.pos = lengths
+        else:
+            logits, hidden = (x[:, 0] for x in model(tokens[:, t - 1:t], cache))
+        if decoder is None:
+            tau = taus[:, t]
+        elif t == 0 or decoder.level == "token":
+            tau_logps = decoder(hidden)  # (B,K)
+            picked = (tau_logps.argmax(-1) if tau_select == "greedy"
+                      else sample(tau_logps, torch.ones_like(tau_logps[:, 0]), generator))
+            tau = taus[picked]
+            tau_idx[:, t] = picked.where(alive, tau_idx[:, t])
+        drawn = sample(logits, tau, generator)  # (B,)
+        tokens[:, t] = drawn.where(alive, tokens[:, t])
+        mask[:, t] = alive
+        idx[rows, lengths + t] = drawn
+        if eos is not None:
+            alive = alive & (drawn != eos)
+            if t % 8 == 7 and not alive.any():  # now and then: each look is a synchronisation
+                break
+    if decoder is None:
+        return Rollout(tokens, mask, alive, tau_idx=None)
+    return Rollout(tokens, mask, alive, tau_idx if decoder.level == "token" else tau_idx[:, :1])
+
+
+def aligned(model, prompts, tokens):
+    """Logits and hidden states that predict each response token: the repository's one shift.
+
+    B token lists, (B,T) -> (B,T,V), (B,T,C); column 0 comes from the last prompt token.
+    """
+    idx, lengths = right_padded(model, prompts, tokens.shape[1])
+    columns = lengths[:, None] + torch.arange(tokens.shape[1], device=idx.device)  # (B,T)
+    logits, hidden = model(idx.scatter(1, columns, tokens))
+    rows = torch.arange(len(prompts), device=idx.device)[:, None]
+    return logits[rows, columns - 1], hidden[rows, columns - 1]
+
+
+def response_logps(model, decoder, prompts, rollout, ref_model=None, ref_decoder=None):
+    """What the losses take, by one teacher-forced pass over what was generated.  -> ResponseLogps
+
+    Without ref_model the language model is its own frozen reference; without ref_decoder
+    ref_tau_logps is None. Gradients reach the model and the decoder, never a reference.
+    """
+    if rollout.tau_idx is None:
+        raise ValueError("this rollout has a fixed temperature; generate it with a decoder")
+    logits, hidden = aligned(model, prompts, rollout.tokens)
+    text_logps = temperature_logps(logits, rollout.tokens, decoder.temperatures)
+    with torch.no_grad():
+        ref_text_logps, ref_hidden = text_logps.detach(), hidden
+        if ref_model is not None:
+            logits, ref_hidden = aligned(ref_model, prompts, rollout.tokens)
+            ref_text_logps = temperature_logps(logits, rollout.tokens, decoder.temperatures)
+        ref_tau_logps = None if ref_decoder is None else ref_decoder.response(ref_hidden)
+    return ResponseLogps(decoder.response(hidden), rollout.tau_idx, rollout.mask, text_logps,
+                         ref_text_logps, ref_tau_logps)

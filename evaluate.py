@@ -1,0 +1,267 @@
+"""What a policy earns on held-out prompts: rewards, win rates, votes, the oracle, intervals.
+
+A policy is what `generate` takes: a decoder, one temperature, or a table of temperatures. All
+results are rows of one tidy table (COLUMNS); figures and README tables are made from it alone.
+"""
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from decoder import Rollout, generate
+from stages import randomness
+from tasks import EOS, EXPERIMENTS, TASKS, decode, encode, final_answer, majority, prompts, solution
+
+COLUMNS = ("experiment", "policy", "temperature", "level", "variant", "select", "base_seed", "seed",
+           "subtask", "role", "position", "side", "tau", "round", "pairs", "beta", "lr", "pairing",
+           "reference", "metric", "votes", "value", "n")
+VOTES = (1, 2, 4, 8, 16, 32)
+BATCH = 2048  # responses generated together
+
+
+def row(metric, value, n, **keys):
+    """One row of the table; columns not named are None."""
+    unknown = set(keys) - set(COLUMNS)
+    assert not unknown, f"not columns of the table: {unknown}"
+    return dict.fromkeys(COLUMNS) | keys | dict(metric=metric, value=float(value), n=int(n))
+
+
+def draw_prompts(experiment, split, n, rng):
+    """About n (task, prompt) pairs, the experiment's tasks in equal parts."""
+    names = EXPERIMENTS[experiment]
+    return [(name, p) for name in names for p in prompts(name, split, max(1, n // len(names)), rng)]
+
+
+@dataclass
+class Outcome:
+    """Responses to P prompts, S samples each."""
+    asked: list          # P of (task, prompt)
+    texts: list          # P lists of S texts
+    rewards: np.ndarray  # (P,S)
+    rollout: Rollout     # of P*S rows, prompt by prompt
+
+
+def respond(model, asked, samples, generator, temperature=None, **policy):
+    """Sample responses at a policy and score them.  -> Outcome
+
+    temperature: a number, or a table (P,T) of one schedule a prompt.
+    """
+    rows = [item for item in asked for _ in range(samples)]
+    T = max(len(TASKS[name].roles) for name, _ in asked)
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature.repeat_interleave(samples, dim=0)
+    parts = []
+    for start in range(0, len(rows), BATCH):
+        block = slice(start, start + BATCH)
+        tau = temperature[block] if isinstance(temperature, torch.Tensor) else temperature
+        parts.append(generate(model, [encode(prompt) for _, prompt in rows[block]], T, eos=EOS,
+                              temperature=tau, generator=generator, **policy))
+    rollout = Rollout.cat(parts)
+    tokens, lengths = rollout.tokens.tolist(), rollout.mask.sum(1).tolist()
+    texts = [decode(ids[:n]) for ids, n in zip(tokens, lengths)]
+    rewards = [TASKS[name].reward(prompt, text) for (name, prompt), text in zip(rows, texts)]
+    texts = [texts[i:i + samples] for i in range(0, len(texts), samples)]
+    return Outcome(asked, texts, np.reshape(rewards, (len(asked), samples)), rollout)
+
+
+# --- numbers of an outcome -----------------------------------------------------------------------
+
+
+def win_rate(ours, theirs):
+    """Per prompt, the share of sample pairs that ours wins, ties half.  (P,S), (P,S') -> (P,)"""
+    ours, theirs = ours[:, :, None], theirs[:, None, :]
+    return ((ours > theirs) + 0.5 * (ours == theirs)).mean((1, 2))
+
+
+def vote_accuracy(outcome, votes):
+    """Per prompt, how often the majority of `votes` samples is right, a tie in parts.  -> (P,)"""
+    result = []
+    for (_, prompt), texts in zip(outcome.asked, outcome.texts):
+        answers = [final_answer(text) for text in texts]
+        groups = [majority(answers[i:i + votes]) for i in range(0, len(texts) - votes + 1, votes)]
+        right = [(solution(prompt) in group) / max(len(group), 1) for group in groups]
+        result.append(np.mean(right))
+    return np.array(result)
+
+
+def bootstrap(values, rng, times=2000):
+    """95 % interval of the mean of (P,) values, resampling prompts.  -> (low, high)"""
+    picks = rng.integers(len(values), size=(times, len(values)))
+    return np.quantile(values[picks].mean(1), [0.025, 0.975])
+
+
+def groups(asked):
+    """The whole (None) and each subtask, with the prompts that belong to it."""
+    names = [name for name, _ in asked]
+    yield None, np.arange(len(names))
+    for name in dict.fromkeys(names):
+        yield name, np.array([i for i, other in enumerate(names) if other == name])
+
+
+def outcome_rows(outcome, **keys):
+    """Reward and the task's other metrics, whole and per subtask; votes where there are samples."""
+    rows, samples = [], outcome.rewards.shape[1]
+    cut = outcome.rollout.cut.cpu().numpy().reshape(outcome.rewards.shape)
+    for subtask, index in groups(outcome.asked):
+        here = keys | dict(subtask=subtask, n=len(index))
+        rows.append(row("reward", outcome.rewards[index].mean(), **here))
+        rows.append(row("cut", cut[index].mean(), **here))
+        for metric, measure in TASKS[subtask].metrics.items() if subtask else ():
+            values = [measure(outcome.asked[i][1], text)
+                      for i in index for text in outcome.texts[i]]
+            rows.append(row(metric, np.mean(values), **here))
+        if subtask == "vote":
+            rows += [row("vote_accuracy", vote_accuracy(outcome, votes).mean(), votes=votes, **here)
+                     for votes in VOTES if votes <= samples]
+    return rows
+
+
+def temperature_rows(outcome, temperatures, **keys):
+    """Which temperatures were drawn: shares and means per subtask, role and place in a sentence."""
+    rows, samples = [], outcome.rewards.shape[1]
+    taus = np.array(temperatures)
+    tau_idx = outcome.rollout.tau_idx.cpu().numpy()
+    mask = outcome.rollout.mask.cpu().numpy()
+    drawn = np.broadcast_to(taus[tau_idx], mask.shape)  # sequence level: one for all tokens
+    for subtask, index in list(groups(outcome.asked))[1:]:
+        here, task = keys | dict(subtask=subtask), TASKS[subtask]
+        at = (index[:, None] * samples + np.arange(samples)).ravel()
+        T = len(task.roles) - 1  # the end of text belongs to no sentence
+        words, valid = drawn[at, :T], mask[at, :T]
+        roles = np.array(task.roles[:T])
+        rows.append(row("non_greedy", ((words > 0) & valid).any(1).mean(), len(at), **here))
+        for role in [None, *dict.fromkeys(task.roles)]:
+            chosen = words[valid & (roles == role if role else True)]
+            rows.append(row("mean_temperature", chosen.mean(), chosen.size, role=role, **here))
+            rows += [row("temperature_share", (chosen == tau).mean(), chosen.size, role=role,
+                         tau=tau, **here) for tau in temperatures]
+        for position in range(task.period):
+            column = slice(position, None, task.period)
+            there = words[:, column][valid[:, column]]
+            rows.append(row("mean_temperature", there.mean(), there.size, position=position,
+                            **here))
+    return rows
+
+
+def comparison_rows(ours, fixed, oracle, rng, **keys):
+    """Win rate against each fixed temperature, gain over the best one, share of the headroom.
+
+    fixed: {temperature: rewards (P,S)}. The best fixed one is picked on these very prompts, which
+    favours it; the oracle was searched on others.
+    """
+    rows = []
+    for subtask, index in groups(ours.asked):
+        here = keys | dict(subtask=subtask, n=len(index))
+        mine = ours.rewards[index]
+        for tau, rewards in fixed.items():
+            wins = win_rate(mine, rewards[index])
+            rows.append(row("win_rate", wins.mean(), temperature=tau, **here))
+        best = max(fixed.values(), key=lambda rewards: rewards[index].mean())[index].mean(1)
+        gain, room = mine.mean(1) - best, oracle[index].mean() - best.mean()
+        low, high = bootstrap(gain, rng)
+        rows += [row("gain", gain.mean(), **here), row("gain_low", low, **here),
+                 row("gain_high", high, **here)]
+        if room > 0:
+            rows.append(row("headroom_share", gain.mean() / room, **here))
+    return rows
+
+
+def round_rows(cfg, outcome, sides, stats, keys):
+    """One round's reward and statistics, and the share of each temperature on either side."""
+    rows = [row("round_reward", outcome.rewards.mean(), outcome.rewards.size, **keys)]
+    rows += [row(name, value, keys["pairs"], **keys) for name, value in stats.items()]
+    for side, (_, rollout) in zip(("chosen", "rejected"), sides):
+        drawn = rollout.tau_idx[rollout.mask[:, :rollout.tau_idx.shape[1]]]
+        rows += [row("temperature_share", (drawn == k).float().mean(), drawn.numel(), side=side,
+                     tau=tau, **keys) for k, tau in enumerate(cfg.temperatures)]
+    return rows
+
+
+# --- the oracle: the best temperature per role, by brute force ------------------------------------
+
+
+def schedule(asked, tables):
+    """Temperatures by role -> one row a prompt.  {task: {role: tau}} -> (P,T)"""
+    T = max(len(TASKS[name].roles) for name, _ in asked)
+    rows = [[tables[name][role] for role in TASKS[name].roles] for name, _ in asked]
+    return torch.tensor([row + row[-1:] * (T - len(row)) for row in rows])
+
+
+def search_oracle(model, asked, temperatures, samples, generator, votes=None):
+    """Try every temperature for every role of each task.  -> {task: {role: tau}}
+
+    By reward, or by the accuracy of a majority of `votes`.
+    """
+    best = {}
+    for name, index in list(groups(asked))[1:]:
+        here = [asked[i] for i in index]
+        roles = list(dict.fromkeys(TASKS[name].roles))
+        tables = [dict(zip(roles, taus))
+                  for taus in itertools.product(temperatures, repeat=len(roles))]
+        table = torch.cat([schedule(here, {name: roles}) for roles in tables])
+        outcome = respond(model, here * len(tables), samples, generator, temperature=table)
+        values = vote_accuracy(outcome, votes) if votes else outcome.rewards.mean(1)
+        best[name] = tables[values.reshape(len(tables), -1).mean(1).argmax()]
+    return best
+
+
+# --- the two evaluations of train_toy.py ----------------------------------------------------------
+
+
+def test_set(cfg, experiment):
+    """The test prompts, the same for every seed, and the samples of each."""
+    _, rng = randomness("cpu", "test", experiment)
+    samples = cfg.votes if experiment == "vote" else cfg.test_samples
+    return draw_prompts(experiment, "test", cfg.test_prompts, rng), samples
+
+
+def measure_fixed(cfg, model, keys, run):
+    """Every fixed temperature and the oracle on the test prompts.  -> rows, rewards, oracle"""
+    gen, rng = randomness(cfg.device, "fixed", *keys.values())
+    asked, samples = test_set(cfg, keys["experiment"])
+    rows, rewards = [], {}
+    for i, tau in enumerate(cfg.temperatures):
+        run.tick(i / len(cfg.temperatures) * 0.7, f"temperature {tau}")
+        outcome = respond(model, asked, samples, gen, temperature=tau)
+        rows += outcome_rows(outcome, policy="fixed", temperature=tau, **keys)
+        rewards[tau] = torch.tensor(outcome.rewards)
+    search = draw_prompts(keys["experiment"], "validation", cfg.oracle_prompts, rng)
+    keys = keys | dict(policy="oracle")
+    for votes in (8, None) if keys["experiment"] == "vote" else (None,):
+        run.tick(0.8, "searching the oracle")
+        tables = search_oracle(model, search, cfg.temperatures, votes or 2, gen, votes)
+        outcome = respond(model, asked, samples, gen, temperature=schedule(asked, tables))
+        # of the two oracles of the vote, the one searched by votes reports the votes
+        rows += [found for found in outcome_rows(outcome, **keys)
+                 if (found["metric"] == "vote_accuracy") == bool(votes)]
+        rows += [row("oracle_temperature", tau, len(search), subtask=name, role=role, votes=votes,
+                     **keys) for name, table in tables.items() for role, tau in table.items()]
+    return dict(rows=rows, rewards=rewards, oracle=torch.tensor(outcome.rewards))
+
+
+def measure_adaptive(cfg, model, decoder, fixed, keys, run):
+    """A trained decoder, its temperatures chosen greedily and sampled.  -> rows, example texts"""
+    gen, rng = randomness(cfg.device, "adapted", *keys.values())
+    asked, samples = test_set(cfg, keys["experiment"])
+    rewards = {tau: fixed["rewards"][tau].numpy() for tau in cfg.temperatures}
+    rows = []
+    for i, select in enumerate(("greedy", "sample")):
+        run.tick(0.5 + 0.25 * i, f"evaluating, temperature by {select}")
+        outcome = respond(model, asked, samples, gen, decoder=decoder, tau_select=select)
+        here = keys | dict(policy="adaptive", select=select)
+        rows += outcome_rows(outcome, **here)
+        rows += temperature_rows(outcome, decoder.temperatures, **here)
+        rows += comparison_rows(outcome, rewards, fixed["oracle"].numpy(), rng, **here)
+    return rows, [keys | text for text in examples(outcome, decoder.temperatures)]
+
+
+def examples(outcome, temperatures):
+    """One response of each subtask, as words and the temperature of each, for the coloured text."""
+    found, samples = [], outcome.rewards.shape[1]
+    for subtask, index in list(groups(outcome.asked))[1:]:
+        words = outcome.texts[index[0]][0].split()
+        taus = [temperatures[k] for k in outcome.rollout.tau_idx[index[0] * samples].tolist()]
+        found.append(dict(subtask=subtask, prompt=outcome.asked[index[0]][1], words=words,
+                          temperatures=(taus * len(words))[:len(words)]))
+    return found

@@ -1,0 +1,162 @@
+"""GPT-2's architecture from scratch: pre-norm transformer, learned positions, tied embedding.
+
+`model(idx)` returns the logits and the last hidden state, which is all that a decoder needs. With a
+cache, `model(idx, cache)` computes the new tokens only. No dropout: the models here are small and
+see each text about once.
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    vocab_size: int
+    block_size: int  # longest context, in tokens
+    n_layer: int
+    n_head: int
+    n_embd: int
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; give a whole number >= 1")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} does not divide into {self.n_head} heads")
+
+
+class Cache:
+    """Keys and values of the tokens seen, one slot a position.
+
+    `pos` (B,) counts the tokens of each row that are valid. Prompts of unequal length are padded on
+    the right; the caller then sets `pos` to their true lengths, and what the padding left behind is
+    masked until the tokens to come overwrite it.
+    """
+
+    def __init__(self, config, batch, length, like):
+        shape = (config.n_layer, batch, config.n_head, length, config.n_embd // config.n_head)
+        self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
+        self.pos = torch.zeros(batch, dtype=torch.long, device=like.device)
+
+    def write(self, layer, positions, k, v):
+        """Store (B,H,T,D) keys and values at positions (B,T); return all of the layer's."""
+        index = positions[:, None, :, None].expand_as(k)
+        self.k[layer].scatter_(2, index, k)
+        self.v[layer].scatter_(2, index, v)
+        return self.k[layer], self.v[layer]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config):
+        super().__init__()
+        C = config.n_embd
+        self.n_head = config.n_head
+        self.norm1, self.norm2 = nn.LayerNorm(C), nn.LayerNorm(C)
+        self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
+        self.up, self.down = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
+
+    def forward(self, x, layer, cache, positions, visible):
+        B, T, C = x.shape
+        heads = self.qkv(self.norm1(x)).view(B, T, 3, self.n_head, -1)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B,T,3,H,D) -> three of (B,H,T,D)
+        if cache is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            k, v = cache.write(layer, positions, k, v)  # (B,H,T,D) -> (B,H,length,D)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        x = x + self.out(y.transpose(1, 2).reshape(B, T, C))  # (B,H,T,D) -> (B,T,C)
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
+class GPT(nn.Module):
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.n_embd)
+        std = 0.8 * config.n_embd ** -0.5  # GPT-2's 0.02 is too little at 64 dimensions
+        for name, weight in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):  # two residual additions a layer
+                nn.init.normal_(weight, std=std / (2 * config.n_layer) ** 0.5)
+            elif weight.dim() == 2:
+                nn.init.normal_(weight, std=std)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weight)
+
+    def new_cache(self, batch, length):
+        """An empty cache for `batch` rows of at most `length` tokens."""
+        return Cache(self.config, batch, length, like=self.token_embedding.weight)
+
+    def forward(self, idx, cache=None):
+        """(B,T) -> logits (B,T,V), hidden (B,T,C): the state after the final layer norm.
+
+        With a cache, idx holds the tokens after its `pos`, and `pos` moves on by T.
+        """
+        T = idx.shape[1]
+        if cache is None:
+            if T > self.config.block_size:
+                raise ValueError(f"{T} tokens exceed the context of {self.config.block_size}")
+            positions, visible = torch.arange(T, device=idx.device), None
+        else:
+            positions = cache.pos[:, None] + torch.arange(T, device=idx.device)  # (B,T)
+            slots = torch.arange(cache.k.shape[3], device=idx.device)
+            visible = (slots <= positions[..., None])[:, None]  # (B,1,T,length)
+        x = self.token_embedding(idx) + self.position_embedding(positions)  # (B,T,C)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layer, cache, positions, visible)
+        if cache is not None:
+            cache.pos = cache.pos + T
+        hidden = self.norm(x)
+        return hidden @ self.token_embedding.weight.T, hidden
+
+    def load_hf_state_dict(self, state_dict):
+        """Take GPT-2 weights under Hugging Face's names; ValueError if names or shapes differ."""
+        state = {name.removeprefix("transformer."): w for name, w in state_dict.items()
+                 if not name.endswith((".attn.bias", ".attn.masked_bias"))}  # causal-mask buffers
+        head = state.pop("lm_head.weight", None)
+        if head is not None and not torch.equal(head, state.get("wte.weight", head[:0])):
+            raise ValueError("lm_head.weight differs from wte.weight; give tied weights")
+        ours = {}
+        for name, weight in self.state_dict().items():
+            theirs = name
+            for old, new in HF_NAMES.items():
+                theirs = theirs.replace(old, new)
+            if theirs not in state:
+                raise ValueError(f"{theirs} is missing; is this a GPT-2 of {self.config}?")
+            w = state.pop(theirs)
+            if name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight")):
+                w = w.T  # theirs are (in, out), torch's linear layers (out, in)
+            if w.shape != weight.shape:
+                raise ValueError(f"{theirs} is {tuple(w.shape)}; {self.config} asks for {name} of "
+                                 f"{tuple(weight.shape)}")
+            ours[name] = w
+        if state:
+            raise ValueError(f"weights without a place here: {sorted(state)[:4]}; is this a GPT-2?")
+        self.load_state_dict(ours)
+        return self
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder):
+        """GPT-2 from a folder that save_pretrained wrote, or by name where it can be downloaded."""
+        from transformers import GPT2LMHeadModel  # only here: nothing else needs transformers
+        theirs = GPT2LMHeadModel.from_pretrained(name_or_folder)
+        c = theirs.config
+        plain = dict(activation_function="gelu_new", scale_attn_weights=True, n_inner=None,
+                     scale_attn_by_inverse_layer_idx=False, layer_norm_epsilon=1e-5)
+        odd = {k: getattr(c, k) for k, v in plain.items() if getattr(c, k) not in (v, 4 * c.n_embd)}
+        if odd:
+            raise ValueError(f"{name_or_folder} has settings that are not GPT-2's own: {odd}")
+        model = cls(GPTConfig(c.vocab_size, c.n_positions, c.n_layer, c.n_head, c.n_embd))
+        return model.to(theirs.dtype).load_hf_state_dict(theirs.state_dict())
+
+
+HF_NAMES = {"token_embedding": "wte", "position_embedding": "wpe", "blocks.": "h.",
+            "norm1": "ln_1", "norm2": "ln_2", "qkv": "attn.c_attn", "out": "attn.c_proj",
+            "up": "mlp.c_fc", "down": "mlp.c_proj", "norm.": "ln_f."}

@@ -1,0 +1,245 @@
+"""The whole road on one laptop: pretrain, sample, score, pair, train with LPO, evaluate, draw.
+
+    python train_toy.py                          all four experiments, one seed
+    python train_toy.py --quick                  the same in small, under a minute
+    python train_toy.py --experiments mix --variants latent,separate,nll --seeds 3
+
+Results go to out/results.json and out/*.png. A stage is kept and reused while its options and its
+code stay the same: an interrupted run, started again, goes on where it was.
+"""
+import copy
+import itertools
+import json
+import math
+import platform
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import plots
+from decoder import AdaptiveDecoder, aligned, response_logps
+from evaluate import draw_prompts, measure_adaptive, measure_fixed, respond, round_rows
+from lpo import lpo_loss, nll_loss
+from model import GPT, GPTConfig
+from options import parse
+from stages import Stages, code_of, randomness, write
+from tasks import EOS, PROMPT_LENGTH, TASKS, VOCAB_SIZE, corpus, encode
+
+# Examples of each task in a pretraining step: arithmetic needs the most practice.
+MIXTURE = dict(repeats=5, math=16, general=4, story=6, constrained=6, vote=22)
+
+
+# --- pretraining ---------------------------------------------------------------------------------
+
+
+def new_model(cfg):
+    context = PROMPT_LENGTH + max(len(task.roles) for task in TASKS.values())
+    return GPT(GPTConfig(VOCAB_SIZE, context, cfg.n_layer, cfg.n_head, cfg.n_embd)).to(cfg.device)
+
+
+def pretrain(cfg, base_seed, tick):
+    """Train a base model on the noisy corpus, responses only.  -> dict(state=weights)"""
+    gen, rng = randomness("cpu", "pretrain", base_seed)
+    model, data = new_model(cfg), {}
+    for name, count in MIXTURE.items():
+        tick(0.0, f"writing the corpus: {name}")
+        pairs = corpus(name, min(cfg.pretrain_steps * count, 20000), rng)
+        data[name] = torch.tensor([encode(prompt) + encode(text) + [EOS] for prompt, text in pairs])
+    # two batches a step, of short and of long responses: less padding than in one
+    halves = [[name for name in data if (data[name].shape[1] < 20) == short] for short in (1, 0)]
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.1)
+    for step in range(cfg.pretrain_steps):
+        cosine = 0.51 + 0.49 * math.cos(math.pi * step / cfg.pretrain_steps)
+        optimizer.param_groups[0]["lr"] = cfg.pretrain_lr * min(1, (step + 1) / 50) * cosine
+        loss, count = 0.0, 0
+        for names in halves:
+            idx = batch([data[name][torch.randint(len(data[name]), (MIXTURE[name],), generator=gen)]
+                         for name in names]).to(cfg.device)
+            logits, _ = model(idx[:, :-1].clamp(min=0))
+            logits, target = logits[:, PROMPT_LENGTH - 1:], idx[:, PROMPT_LENGTH:]
+            loss = loss + F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-1,
+                                          reduction="sum")
+            count = count + (target >= 0).sum()
+        optimizer.zero_grad()
+        (loss / count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 0:
+            tick(step / cfg.pretrain_steps, f"loss {loss.item() / count.item():.3f}")
+    return dict(state=model.cpu().state_dict(), rows=[])
+
+
+def batch(parts):
+    """Sequences of several tasks below each other, padded with -1.  (B_i,T_i) -> (B,T)"""
+    T = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, T - part.shape[1]), value=-1) for part in parts])
+
+
+# --- LPO: sample, score, pair, update ------------------------------------------------------------
+
+
+def make_pairs(scores, pairing="best-worst", second=None, k=3):
+    """Chosen and rejected responses of each prompt, ties dropped.  (P,N) -> two lists of P*N rows
+
+    best-worst: the best against the worst. all: every pair of unequal scores. top-k: among the k
+    best the best by the second (P,N) criterion, against the worst by it among the k worst, as the
+    paper does where two scores matter.
+    """
+    if pairing == "top-k" and not 1 <= k <= scores.shape[1] // 2:
+        raise ValueError(f"top_k is {k}; of {scores.shape[1]} responses give 1 to half")
+    chosen, rejected = [], []
+    for p, here in enumerate(scores):
+        ranked = np.argsort(-here, kind="stable")
+        pairs = [(ranked[0], ranked[-1])]
+        if pairing == "all":
+            pairs = itertools.permutations(ranked, 2)
+        elif pairing == "top-k":
+            top, bottom = ranked[:k], ranked[-k:]
+            pairs = [(top[second[p][top].argmax()], bottom[second[p][bottom].argmin()])]
+        for i, j in pairs:
+            if here[i] > here[j]:
+                chosen.append(p * len(here) + int(i))
+                rejected.append(p * len(here) + int(j))
+    return chosen, rejected
+
+
+def paired(cfg, outcome):
+    """make_pairs by reward; top-k takes constraint first, then quality."""
+    if cfg.pairing != "top-k":
+        return make_pairs(outcome.rewards, cfg.pairing)
+    first, second = (np.array([[measure(prompt, text) for text in texts]
+                               for (_, prompt), texts in zip(outcome.asked, outcome.texts)])
+                     for measure in TASKS["constrained"].metrics.values())
+    return make_pairs(first, "top-k", second, cfg.top_k)
+
+
+def update(cfg, variant, lr, model, decoder, reference, sides, tick):
+    """Train on one round's pairs, given as (prompts, rollout) of each side.  -> statistics
+
+    While the language model is frozen, its hidden states and log-probabilities are made only once.
+    """
+    ref_model, ref_decoder = reference
+    if variant in ("joint", "separate") and not cfg.decoder_reference:
+        ref_decoder = None  # as the paper prints them
+    with torch.no_grad():
+        frozen = [(response_logps(model, decoder, *side, ref_model, ref_decoder),
+                   aligned(model, side[0], side[1].tokens)[1]) for side in sides]
+    optimizer = torch.optim.AdamW([dict(params=decoder.parameters(), lr=lr)], weight_decay=0.0)
+    if cfg.model_lr:
+        optimizer.add_param_group(dict(params=model.parameters(), lr=cfg.model_lr))
+    exact = cfg.exact_sequence and variant == "latent" and decoder.level == "sequence"
+    for step in range(cfg.steps):
+        if cfg.model_lr:
+            logps = [response_logps(model, decoder, *side, ref_model, ref_decoder)
+                     for side in sides]
+        else:
+            logps = [replace(side, tau_logps=decoder.response(hidden)) for side, hidden in frozen]
+        losses = (nll_loss(logps[0]) if variant == "nll" else
+                  lpo_loss(*logps, variant, cfg.beta, exact))  # (pairs,)
+        loss = losses.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        tick(step / cfg.steps, f"loss {loss.item():.3f}")
+        first = loss.item() if step == 0 else first
+    impossible = torch.cat([side.text_logps.isneginf().all(-1)[side.mask] for side in logps])
+    return dict(loss_first=first, loss_last=loss.item(),
+                pair_accuracy=(losses < math.log(2)).float().mean().item(),
+                impossible=impossible.float().mean().item())
+
+
+def train(cfg, base, keys, run):
+    """The LPO loop on one experiment.  -> model, decoder, rows"""
+    gen, rng = randomness(cfg.device, "train", *keys.values())
+    model, rows = copy.deepcopy(base), []
+    decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, keys["level"]).to(cfg.device)
+    for rnd in range(cfg.rounds):
+        if rnd == 0 or cfg.reference == "round":
+            reference = copy.deepcopy(model), copy.deepcopy(decoder)
+        asked = draw_prompts(keys["experiment"], "train", cfg.prompts, rng)
+        outcome = respond(model, asked, cfg.responses, gen, decoder=decoder)
+        pairs = paired(cfg, outcome)
+        if not pairs[0]:
+            raise ValueError(f"round {rnd + 1} of {keys['experiment']} has no pair of unequal "
+                             "rewards; raise --responses or --prompts")
+        ids = [encode(prompt) for _, prompt in asked]
+        sides = [([ids[i // cfg.responses] for i in side], outcome.rollout[side]) for side in pairs]
+        stats = update(cfg, keys["variant"], cfg.lr * (1 - rnd / cfg.rounds), model, decoder,
+                       reference, sides, lambda f, text: run.tick((rnd + f) / cfg.rounds / 2, text))
+        rows += round_rows(cfg, outcome, sides, stats, keys | dict(round=rnd, pairs=len(pairs[0])))
+        lost = f"  impossible tokens {stats['impossible']:.3%}" if stats["impossible"] else ""
+        run.say(f"  round {rnd + 1}  pairs {len(pairs[0]):4d}  reward {outcome.rewards.mean():6.3f}"
+                f"  loss {stats['loss_first']:.3f} -> {stats['loss_last']:.3f}"
+                f"  pair accuracy {stats['pair_accuracy']:.2f}{lost}")
+    return model, decoder, rows
+
+
+# --- the program ---------------------------------------------------------------------------------
+
+
+def jobs(cfg):
+    """Every stage in order: (name, what it is of, about how many seconds on two cores)."""
+    for base_seed in range(cfg.seed, cfg.seed + cfg.base_seeds):
+        yield f"base{base_seed}", dict(base_seed=base_seed), cfg.pretrain_steps / 40
+        for experiment in cfg.experiments:
+            keys = dict(experiment=experiment, base_seed=base_seed)
+            yield f"base{base_seed}-{experiment}", keys, cfg.test_prompts / 20
+            seeds = range(cfg.seed, cfg.seed + cfg.seeds)
+            for seed, variant, level in itertools.product(seeds, cfg.variants, cfg.levels):
+                of = dict(keys, seed=seed, level=level, variant=variant, beta=cfg.beta, lr=cfg.lr,
+                          pairing=cfg.pairing, reference=cfg.reference)
+                yield (f"base{base_seed}-{experiment}-{variant}-{level}{seed}", of,
+                       (cfg.rounds * cfg.prompts + cfg.test_prompts) / 150)
+
+
+def adapt(cfg, base, fixed, keys, run):
+    """Train a decoder and evaluate it.  -> dict(rows, samples, weights)"""
+    model, decoder, rows = train(cfg, base, keys, run)
+    measured, samples = measure_adaptive(cfg, model, decoder, fixed, keys, run)
+    return dict(rows=rows + measured, samples=samples, decoder=decoder.cpu().state_dict(),
+                model=model.cpu().state_dict() if cfg.model_lr else None)
+
+
+def main(cfg):
+    run = Stages(cfg.out, {name: cost for name, _, cost in jobs(cfg)})
+    options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "experiments", "levels",
+               "variants", "seed", "seeds", "base_seeds")}  # these choose stages, and change none
+    of_base = {k: v for k, v in options.items() if k.startswith(("pretrain", "n_", "device"))}
+    of_fixed = {k: v for k, v in options.items() if k.startswith(("te", "votes", "oracle"))}
+    of_base["code"] = code_of("model.py", "tasks.py", new_model, pretrain, batch)
+    of_fixed["code"] = code_of("decoder.py", "evaluate.py")
+    options["code"] = code_of("lpo.py", "train_toy.py")
+    rows, samples = [], []
+    for name, keys, _ in jobs(cfg):
+        if "experiment" not in keys:
+            result = run(name, [of_base], lambda: pretrain(cfg, keys["base_seed"], run.tick))
+            base = new_model(cfg)
+            base.load_state_dict(result["state"])
+        elif "level" not in keys:
+            result = fixed = run(name, [of_base, of_fixed],
+                                 lambda: measure_fixed(cfg, base, keys, run))
+        else:
+            result = run(name, [of_base, of_fixed, options],
+                         lambda: adapt(cfg, base, fixed, keys, run))
+        rows += result["rows"]
+        samples += result.get("samples", [])
+    environment = dict(python=platform.python_version(), torch=torch.__version__, device=cfg.device,
+                       machine=platform.machine(), threads=torch.get_num_threads())
+    results = dict(schema=1, config=asdict(cfg), environment=environment, seconds=run.seconds,
+                   rows=rows, samples=samples)
+    write(Path(cfg.out) / "results.json", json.dumps(results))
+    for path in plots.draw(results, Path(cfg.out)):
+        print(path)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse(sys.argv[1:], __doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: the same command goes on from the last finished stage")
