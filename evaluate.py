@@ -120,10 +120,7 @@ def outcome_rows(outcome, **keys):
 def temperature_rows(outcome, temperatures, **keys):
     """Which temperatures were drawn: shares and means per subtask, role and place in a sentence."""
     rows, samples = [], outcome.rewards.shape[1]
-    taus = np.array(temperatures)
-    tau_idx = outcome.rollout.tau_idx.cpu().numpy()
-    mask = outcome.rollout.mask.cpu().numpy()
-    drawn = np.broadcast_to(taus[tau_idx], mask.shape)  # sequence level: one for all tokens
+    drawn, mask = drawn_temperatures(outcome, temperatures)
     for subtask, index in list(groups(outcome.asked))[1:]:
         here, task = keys | dict(subtask=subtask), TASKS[subtask]
         at = (index[:, None] * samples + np.arange(samples)).ravel()
@@ -168,14 +165,37 @@ def comparison_rows(ours, fixed, oracle, rng, **keys):
 
 
 def round_rows(cfg, outcome, sides, stats, keys):
-    """One round's reward and statistics, and the share of each temperature on either side."""
-    rows = [row("round_reward", outcome.rewards.mean(), outcome.rewards.size, **keys)]
-    rows += [row(name, value, keys["pairs"], **keys) for name, value in stats.items()]
+    """A training round: its statistics, reward and mean temperature of each subtask, and the share
+    of each temperature among the chosen and among the rejected."""
+    rows = [row(name, value, keys["pairs"], **keys) for name, value in stats.items()]
+    rows.append(row("round_reward", outcome.rewards.mean(), outcome.rewards.size, **keys))
+    taus, mask = drawn_temperatures(outcome, cfg.temperatures)
+    for subtask, index in list(groups(outcome.asked))[1:]:
+        at = (index[:, None] * cfg.responses + np.arange(cfg.responses)).ravel()
+        rows.append(row("round_temperature", taus[at][mask[at]].mean(), len(at), subtask=subtask,
+                        **keys))
     for side, (_, rollout) in zip(("chosen", "rejected"), sides):
         drawn = rollout.tau_idx[rollout.mask[:, :rollout.tau_idx.shape[1]]]
         rows += [row("temperature_share", (drawn == k).float().mean(), drawn.numel(), side=side,
                      tau=tau, **keys) for k, tau in enumerate(cfg.temperatures)]
     return rows
+
+
+def round_line(rows):
+    """A round in one aligned line; tokens that temperature 0 made impossible only if there are."""
+    of = {r["metric"]: r["value"] for r in rows}
+    taus = [f"{r['subtask']} {r['value']:.2f}" for r in rows if r["metric"] == "round_temperature"]
+    lost = f"  impossible tokens {of['impossible']:.3%}" if of["impossible"] else ""
+    return (f"  round {rows[0]['round'] + 1}  pairs {rows[0]['pairs']:4d}  reward "
+            f"{of['round_reward']:6.3f}  loss {of['loss_first']:.3f} -> {of['loss_last']:.3f}  "
+            f"pair accuracy {of['pair_accuracy']:.2f}  mean temperature {', '.join(taus)}{lost}")
+
+
+def drawn_temperatures(outcome, temperatures):
+    """Temperatures and mask of every response token; a sequence level's one for all.  -> 2 (R,T)"""
+    mask = outcome.rollout.mask.cpu().numpy()
+    taus = np.array(temperatures)[outcome.rollout.tau_idx.cpu().numpy()]
+    return np.broadcast_to(taus, mask.shape), mask
 
 
 # --- the oracle: the best temperature per role, by brute force ------------------------------------
@@ -230,7 +250,7 @@ def measure_fixed(cfg, model, keys, run):
     keys = keys | dict(policy="oracle")
     for votes in (8, None) if keys["experiment"] == "vote" else (None,):
         run.tick(0.8, "searching the oracle")
-        tables = search_oracle(model, search, cfg.temperatures, votes or 2, gen, votes)
+        tables = search_oracle(model, search, cfg.temperatures, votes or 4, gen, votes)
         outcome = respond(model, asked, samples, gen, temperature=schedule(asked, tables))
         # of the two oracles of the vote, the one searched by votes reports the votes
         rows += [found for found in outcome_rows(outcome, **keys)

@@ -56,8 +56,8 @@ def marginal(text_logps, tau_logps):
 def separate_score(r):
     """sum_t log P(tau_t), minus the decoder reference's where there is one. Without one the token
     level favours short responses: a uniform one would add (n_chosen - n_rejected) log K."""
-    score = drawn(r.tau_logps, r.tau_idx).sum(-1)
-    return score if r.ref_tau_logps is None else score - drawn(r.ref_tau_logps, r.tau_idx).sum(-1)
+    policy = drawn(r.tau_logps, r.tau_idx).sum(-1)
+    return policy if r.ref_tau_logps is None else policy - drawn(r.ref_tau_logps, r.tau_idx).sum(-1)
 
 def joint_score(r):
     """sum_t [log P(y_t | tau_t) - log Pref(y_t | tau_t)] + the separate score."""

@@ -55,10 +55,17 @@ QUICK = dict(pretrain_steps=200, rounds=2, prompts=24, test_prompts=24, test_sam
              oracle_prompts=6, out="out/quick")
 
 
+class Parser(argparse.ArgumentParser):
+    """One sentence on stderr and exit status 2, without the usage that hides it."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; see --help\n")
+
+
 def parse(argv, description):
     """Arguments -> Config. What cannot run is one sentence on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="all of it in small, into out/quick")
     for f in fields(Config):
         default = ",".join(map(str, f.default)) if f.type is tuple else f.default
@@ -77,7 +84,7 @@ def parse(argv, description):
         values = given if not given.pop("quick") else QUICK | given
         return checked(Config(**values))
     except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.error(str(error))
 
 
 def checked(cfg):

@@ -1,5 +1,6 @@
 """A stage is computed once: its result is kept in a file and read back while nothing it depends on
 has changed. Files are written beside and renamed, so that a killed run leaves none half-written."""
+import contextlib
 import hashlib
 import inspect
 import io
@@ -25,11 +26,18 @@ def randomness(device, *stage):
 
 
 def write(path, data):
-    """Write bytes or text beside path, then rename."""
+    """Write bytes or text beside path, then rename; ValueError where that cannot be done."""
     data = data.encode() if isinstance(data, str) else data
     beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise ValueError(f"cannot write {path}: {error.strerror}; make room or choose another "
+                         "folder with --out, then run the same command again") from None
 
 
 def read(path):
@@ -59,13 +67,9 @@ class Stages:
     def __init__(self, folder, plan):
         self.folder, self.plan, self.done, self.seconds = Path(folder), plan, [], {}
         self.start, self.spent, self.shown = time.monotonic(), 0.0, 0.0
-        try:
-            (self.folder / "stages").mkdir(parents=True, exist_ok=True)
-            write(self.folder / "stages" / "probe", "can this folder be written?")
-            (self.folder / "stages" / "probe").unlink()
-        except OSError as error:
-            raise ValueError(f"cannot write to {folder}: {error.strerror}; choose another folder "
-                             "with --out, or make room") from None
+        probe = self.folder / "stages" / "probe"
+        write(probe, "find out now whether this folder can be written")
+        probe.unlink()
 
     def __call__(self, name, key, compute):
         """compute() -> a dict, or the one kept for the same name and key (JSON-able)."""

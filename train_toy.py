@@ -22,8 +22,8 @@ import torch.nn.functional as F
 
 import plots
 from decoder import AdaptiveDecoder, aligned, response_logps
-from evaluate import draw_prompts, measure_adaptive, measure_fixed, respond, round_rows
-from lpo import lpo_loss, nll_loss
+from evaluate import draw_prompts, measure_adaptive, measure_fixed, respond, round_line, round_rows
+from lpo import drawn, lpo_loss, nll_loss
 from model import GPT, GPTConfig
 from options import parse
 from stages import Stages, code_of, randomness, write
@@ -146,10 +146,16 @@ def update(cfg, variant, lr, model, decoder, reference, sides, tick):
         optimizer.step()
         tick(step / cfg.steps, f"loss {loss.item():.3f}")
         first = loss.item() if step == 0 else first
-    impossible = torch.cat([side.text_logps.isneginf().all(-1)[side.mask] for side in logps])
-    return dict(loss_first=first, loss_last=loss.item(),
-                pair_accuracy=(losses < math.log(2)).float().mean().item(),
-                impossible=impossible.float().mean().item())
+    lost = [impossible(side, variant)[side.mask] for side in logps]
+    return dict(loss_first=first, loss_last=loss.item(), impossible=torch.cat(lost).float().mean(),
+                pair_accuracy=(losses < math.log(2)).float().mean())
+
+
+def impossible(side, variant):
+    """Tokens that score 0 by the temperature-0 convention.  -> (B,T) bool"""
+    logps = [drawn(x, side.tau_idx)[..., None] if variant == "joint" else x
+             for x in (side.text_logps, side.ref_text_logps)]
+    return torch.stack([x.isneginf().all(-1) for x in logps]).any(0)
 
 
 def train(cfg, base, keys, run):
@@ -170,11 +176,9 @@ def train(cfg, base, keys, run):
         sides = [([ids[i // cfg.responses] for i in side], outcome.rollout[side]) for side in pairs]
         stats = update(cfg, keys["variant"], cfg.lr * (1 - rnd / cfg.rounds), model, decoder,
                        reference, sides, lambda f, text: run.tick((rnd + f) / cfg.rounds / 2, text))
-        rows += round_rows(cfg, outcome, sides, stats, keys | dict(round=rnd, pairs=len(pairs[0])))
-        lost = f"  impossible tokens {stats['impossible']:.3%}" if stats["impossible"] else ""
-        run.say(f"  round {rnd + 1}  pairs {len(pairs[0]):4d}  reward {outcome.rewards.mean():6.3f}"
-                f"  loss {stats['loss_first']:.3f} -> {stats['loss_last']:.3f}"
-                f"  pair accuracy {stats['pair_accuracy']:.2f}{lost}")
+        here = round_rows(cfg, outcome, sides, stats, keys | dict(round=rnd, pairs=len(pairs[0])))
+        run.say(round_line(here))
+        rows += here
     return model, decoder, rows
 
 

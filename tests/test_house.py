@@ -1,0 +1,54 @@
+"""The house rules that a machine can check: who imports whom, and how long a page is."""
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+READING_ORDER = ("lpo", "model", "decoder", "tasks", "options", "stages", "evaluate", "plots",
+                 "train_toy")
+ALLOWED = {"lpo": {"torch"}, "model": {"torch", "transformers"}, "decoder": {"torch", "lpo"},
+           "tasks": {"numpy", "tiktoken"}, "plots": {"numpy", "matplotlib"}}
+PAGES = sorted(path for path in ROOT.rglob("*.py")
+               if not {".venv", "out", "build"} & set(path.relative_to(ROOT).parts))
+
+
+def imports(path):
+    """Packages and files that a page imports, the standard library aside."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    return names - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", READING_ORDER)
+def test_a_file_imports_only_from_files_above_it(name):
+    found = imports(ROOT / f"{name}.py")
+    assert found <= ALLOWED.get(name, found)
+    later = READING_ORDER[READING_ORDER.index(name):]
+    assert not found & set(later)
+    packages = found - set(READING_ORDER) - {"transformers"}
+    assert packages <= {"torch", "numpy", "tiktoken", "matplotlib"}
+
+
+def test_pages_are_short():
+    lengths = {name: len((ROOT / f"{name}.py").read_text().splitlines())
+               for name in ("lpo", "model", "decoder", "tasks", "train_toy")}
+    assert lengths["lpo"] <= 115 and sum(lengths.values()) < 1000, lengths
+    for path in PAGES:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            assert len(line) <= 100, f"{path.name}:{number}"
+
+
+def test_the_readme_names_what_is_there():
+    readme = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / link).exists(), link
+    for name in READING_ORDER:
+        assert f"[{name}.py]({name}.py)" in readme
+    assert (ROOT / "lpo.py").exists()

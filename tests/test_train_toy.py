@@ -1,0 +1,187 @@
+"""The main job as a user meets it: options, errors, resuming, equal seeds, figures."""
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate
+import plots
+import stages
+import train_toy
+from options import Config, parse
+
+ROOT = Path(__file__).parent.parent
+TINY = ("--experiments mix --pretrain-steps 6 --rounds 1 --prompts 9 --responses 6 --steps 2 "
+        "--test-prompts 6 --test-samples 2 --oracle-prompts 3 --temperatures 0,0.5,1").split()
+
+
+def run(out, *arguments):
+    """The job in this process; what is saved, times aside."""
+    train_toy.main(parse([*TINY, "--out", str(out), *arguments], ""))
+    results = json.loads((out / "results.json").read_text())
+    del results["seconds"], results["config"]["out"]
+    return results
+
+
+def command(*arguments, **options):
+    return subprocess.run([sys.executable, "train_toy.py", *arguments], cwd=ROOT, text=True,
+                          capture_output=True, **options)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--bate", "1"], "--bate"),
+    (["--variants", "latent,dpo"], "--variants is latent, dpo; choose from joint, separate"),
+    (["--experiments", ""], "--experiments is empty"),
+    (["--levels", "word"], "token, sequence"),
+    (["--temperatures", "0,-1"], "temperatures are (0.0, -1.0)"),
+    (["--temperatures", "nan"], "temperatures are (nan,)"),
+    (["--temperatures", ","], "temperatures are ()"),
+    (["--temperatures", "0.5,0.5"], "distinct"),
+    (["--beta", "0"], "--beta is 0.0; give a finite number > 0"),
+    (["--beta", "nan"], "--beta is nan"),
+    (["--beta", "much"], "much"),
+    (["--lr", "-1"], "--lr is -1.0"),
+    (["--rounds", "0"], "--rounds is 0; give a finite number >= 1"),
+    (["--seed", "-1"], "--seed is -1"),
+    (["--n-embd", "30"], "does not divide into 4 heads"),
+    (["--pairing", "top-k"], "--experiments constrained"),
+    (["--device", "tpu"], "--device tpu"),
+    *([] if torch.cuda.is_available() else [(["--device", "cuda"], "--device cuda is not there")]),
+])
+def test_bad_options_are_one_sentence(arguments, words, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse(arguments, "")
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and words in error
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_word_on_the_command_line_reaches_the_user_as_one_sentence():
+    for arguments, code in ((["--beta", "0"], 2), (["--out", "LICENSE/x"], 1)):
+        result = command(*arguments)
+        assert result.returncode == code and result.stderr.count("\n") == 1
+        assert result.stderr.startswith("error: ")
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"], "")
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in Config.__dataclass_fields__.items():
+        assert "--" + name.replace("_", "-") in text
+        assert field.metadata["help"].split(":")[0] in text
+    assert parse(["--seed", "0", "--model-lr", "0"], "").model_lr == 0  # 0 is not 'not given'
+    quick = parse(["--quick", "--rounds", "7"], "")
+    assert quick.rounds == 7 and quick.out == "out/quick"  # what is given goes before --quick
+
+
+def test_equal_seeds_give_equal_results_and_a_resumed_run_too(tmp_path, capsys):
+    """Bugs: a generator shared between stages; a stage kept for other options."""
+    first, second = run(tmp_path / "a"), run(tmp_path / "b")
+    assert first == second
+    finished = sorted((tmp_path / "a" / "stages").glob("*token0*"))
+    assert len(finished) == 1
+    finished[0].unlink()  # as if stopped before the last but one stage
+    (tmp_path / "a" / "results.json").unlink()
+    capsys.readouterr()
+    assert run(tmp_path / "a") == first
+    assert capsys.readouterr().out.count("kept from an earlier run") == 3
+    other = run(tmp_path / "a", "--beta", "5")
+    assert capsys.readouterr().out.count("kept from an earlier run") == 2  # base model, fixed
+    assert other["rows"] != first["rows"]
+    assert run(tmp_path / "a", "--seed", "1")["rows"] != first["rows"]
+
+
+def test_a_stopped_run_goes_on(tmp_path):
+    """Kill -9 in the middle of a stage: no half-written file counts as finished."""
+    process = subprocess.Popen([sys.executable, "train_toy.py", *TINY, "--out", tmp_path / "a"],
+                               cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("base0-mix:"):
+            process.kill()
+    process.wait()
+    assert not (tmp_path / "a" / "results.json").exists()
+    assert run(tmp_path / "a") == run(tmp_path / "b")
+
+
+class Malicious:
+    def __reduce__(self):
+        return exec, ("open('was_executed', 'w')",)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "malicious", "newer"])
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, damage, monkeypatch):
+    run(tmp_path)
+    path, = (tmp_path / "stages").glob("base0-mix-*token*")
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(data[:len(data) // 2])
+    elif damage == "flipped":
+        data[len(data) // 3] ^= 16
+        path.write_bytes(data)
+    elif damage == "foreign":
+        torch.save([1, 2, 3], path)
+    elif damage == "newer":
+        torch.save(dict(format=stages.FORMAT + 1, result={}), path)
+    else:
+        torch.save(dict(format=stages.FORMAT, result=Malicious()), path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="delete it and run again"):
+        run(tmp_path)
+    assert not Path("was_executed").exists()
+    path.write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(ValueError, match="delete it and run again"):
+        run(tmp_path)
+    assert not Path("was_executed").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    real = Path.write_bytes
+
+    def full(self, data):
+        if len(data) > 2000:
+            real(self, data[:2000])
+            raise OSError(28, "No space left on device")
+        return real(self, data)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ValueError, match="No space left on device; make room"):
+        run(tmp_path)
+    assert not list((tmp_path / "stages").iterdir())
+
+
+@pytest.mark.parametrize("arguments", [
+    "--variants joint,separate,nll --decoder-reference",
+    "--variants latent --exact-sequence --levels sequence --reference initial --rounds 2",
+    "--variants joint,latent --model-lr 1e-4 --rounds 2 --pairing all",
+    "--experiments constrained --pairing top-k --top-k 2",
+    "--temperatures 0.7 --base-seeds 2 --seeds 2 --levels token"])
+def test_every_option_runs_and_draws(arguments, tmp_path):
+    results = run(tmp_path, *arguments.split())
+    assert all(isinstance(row["value"], float) and row["value"] == row["value"]
+               for row in results["rows"])
+    assert {path.stem for path in tmp_path.glob("*.png")} >= {"rewards", "temperatures", "text"}
+
+
+def test_evaluation_never_changes_training(tmp_path):
+    """Bug: training and evaluation share a generator."""
+    def of_training(results):
+        return [row for row in results["rows"] if row["round"] is not None]
+    few, many = run(tmp_path / "a"), run(tmp_path / "b", "--test-samples", "5")
+    assert of_training(few) == of_training(many) and few["rows"] != many["rows"]
+
+
+def test_figures_show_the_rows_and_nothing_else(tmp_path):
+    """Lines of a figure have the values of results.json; a missing experiment is no error."""
+    results = run(tmp_path)
+    figure = plots.rewards(results)
+    drawn = figure.axes[0].lines[0].get_ydata().tolist()
+    rows = [row for row in results["rows"] if row["policy"] == "fixed"
+            and row["metric"] == "reward" and row["subtask"] == "math"]
+    assert drawn == [row["value"] for row in rows]
+    assert plots.repeats_and_votes(results) is None
+    for row in results["rows"]:
+        assert set(row) == set(evaluate.COLUMNS)
