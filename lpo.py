@@ -11,17 +11,16 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 @dataclass
 class ResponseLogps:
     """One side of a batch of pairs. Padding may hold anything, NaN included."""
-    tau_logps: Tensor                     # (B,T,K), sequence level (B,1,K): log P(tau_k | h)
-    tau_idx: Tensor                       # (B,T), sequence level (B,1), long: the one drawn
-    mask: Tensor                          # (B,T) bool: response tokens, end of text included
-    text_logps: Tensor | None = None      # (B,T,K): log P(y_t | tau_k), -inf allowed
-    ref_text_logps: Tensor | None = None  # (B,T,K): the same under the frozen reference
-    ref_tau_logps: Tensor | None = None   # like tau_logps; None: none, and uniform in `latent`
+    tau_logps: torch.Tensor                     # (B,T,K), sequence level (B,1,K): log P(tau_k | h)
+    tau_idx: torch.Tensor                       # (B,T), sequence level (B,1), long: the one drawn
+    mask: torch.Tensor                          # (B,T) bool: response tokens, end of text included
+    text_logps: torch.Tensor | None = None      # (B,T,K): log P(y_t | tau_k), -inf allowed
+    ref_text_logps: torch.Tensor | None = None  # (B,T,K): the same under the frozen reference
+    ref_tau_logps: torch.Tensor | None = None   # like tau_logps; None: none, uniform in `latent`
 
 def temperature_logps(logits, tokens, temperatures):
     """log P(y_t | tau_k) = log_softmax(l_t / tau_k)[y_t].  (B,T,V), (B,T), K floats -> (B,T,K)"""
@@ -43,15 +42,14 @@ def drawn(logps, tau_idx):
 
 def log_ratio(logps, ref_logps):
     """log P - log Pref; 0, with zero gradient, where either is -inf.  (...), (...) -> (...)"""
-    impossible = logps.isneginf() | ref_logps.isneginf()
-    return logps.masked_fill(impossible, 0) - ref_logps.masked_fill(impossible, 0)
+    dead = logps.isneginf() | ref_logps.isneginf()
+    return logps.masked_fill(dead, 0) - ref_logps.masked_fill(dead, 0)
 
 def marginal(text_logps, tau_logps):
     """log sum_k P(y | tau_k) P(tau_k).  (...,K), (...,K) -> (...)"""
     terms = text_logps + tau_logps
-    impossible = terms.isneginf().all(-1)  # a logsumexp of nothing but -inf has a NaN gradient
-    terms = terms.masked_fill(impossible[..., None], 0)
-    return terms.logsumexp(-1).masked_fill(impossible, -math.inf)
+    dead = terms.isneginf().all(-1)  # a logsumexp of nothing but -inf has a NaN gradient
+    return terms.masked_fill(dead[..., None], 0).logsumexp(-1).masked_fill(dead, -math.inf)
 
 def separate_score(r):
     """sum_t log P(tau_t), minus the decoder reference's where there is one. Without one the token

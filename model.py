@@ -1,8 +1,7 @@
 """GPT-2's architecture from scratch: pre-norm transformer, learned positions, tied embedding.
 
 `model(idx)` returns the logits and the last hidden state, which is all that a decoder needs. With a
-cache, `model(idx, cache)` computes the new tokens only. No dropout: the models here are small and
-see each text about once.
+cache, `model(idx, cache)` computes the new tokens only. There is no dropout.
 """
 from dataclasses import dataclass
 

@@ -102,9 +102,9 @@ class Stages:
         rest = sum(cost for name, cost in self.plan.items() if name not in self.done)
         rest -= here * fraction
         spent = self.spent + here * fraction
-        left = (now - self.start) * rest / spent if spent else rest
+        left = int((now - self.start) * rest / spent if spent else rest)
         line = (f"[{len(self.done) + 1}/{len(self.plan)}] {self.name} {fraction:4.0%} {text}  "
-                f"{left / 60:.0f}:{left % 60:02.0f} left")
+                f"{left // 60}:{left % 60:02d} left")
         print(f"\r\x1b[K{line[:120]}", end="", file=sys.stderr, flush=True)
 
     def say(self, text):

@@ -1,9 +1,8 @@
 """The synthetic tasks: one noisy corpus, prompts, and exact rewards.
 
-The corpus is noisy as web text is. Where the noise is a wrong digit a cold temperature is right,
-where all alternatives are good a hot one, so that no fixed temperature serves. Every prompt has
-PROMPT_LENGTH words; a response has a fixed grammar, so a position has one role. A reward is a plain
-function `reward(prompt, text) -> float` of one response: a reward model would be one more.
+The corpus is noisy as web text is: where the noise is a wrong digit, cold is right, where all
+alternatives are good, hot is, so that no fixed temperature serves. A response has a fixed grammar,
+so a position has one role. A reward model would be one more `reward(prompt, text) -> float`.
 """
 import bisect
 import itertools

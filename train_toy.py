@@ -33,9 +33,6 @@ from tasks import EOS, PROMPT_LENGTH, TASKS, VOCAB_SIZE, corpus, encode
 MIXTURE = dict(repeats=5, math=16, general=4, story=6, constrained=6, vote=22)
 
 
-# --- pretraining ---------------------------------------------------------------------------------
-
-
 def new_model(cfg):
     context = PROMPT_LENGTH + max(len(task.roles) for task in TASKS.values())
     return GPT(GPTConfig(VOCAB_SIZE, context, cfg.n_layer, cfg.n_head, cfg.n_embd)).to(cfg.device)

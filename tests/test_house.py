@@ -11,8 +11,9 @@ READING_ORDER = ("lpo", "model", "decoder", "tasks", "options", "stages", "evalu
                  "train_toy")
 ALLOWED = {"lpo": {"torch"}, "model": {"torch", "transformers"}, "decoder": {"torch", "lpo"},
            "tasks": {"numpy", "tiktoken"}, "plots": {"numpy", "matplotlib"}}
-PAGES = sorted(path for path in ROOT.rglob("*.py")
-               if not {".venv", "out", "build"} & set(path.relative_to(ROOT).parts))
+PAGES = [path for path in ROOT.rglob("*.py")
+         if not any(part.startswith(".") or part in ("out", "build")
+                    for part in path.relative_to(ROOT).parts)]
 
 
 def imports(path):

@@ -86,8 +86,10 @@ def test_the_corpus_is_as_noisy_as_it_says():
     close(own, 5 * n, 0.7 + 0.3 / 6)
     starts = [tasks.constraint(*pair) for pair in corpus("constrained", n, rng)]
     close(4 * sum(starts), 4 * n, 0.6)
-    trapped = {True: [], False: []}
-    for prompt, text in corpus("vote", n, rng):
+    trapped, pairs = {True: [], False: []}, corpus("vote", n, rng)
+    in_trap = [TASKS["vote"].reward(*pair) for pair in pairs if pair[1].startswith(tasks.TRAP)]
+    assert np.mean(in_trap) < 0.1 < 0.3 < np.mean([TASKS["vote"].reward(*pair) for pair in pairs])
+    for prompt, text in pairs:
         trapped[prompt.startswith(tasks.HURRY)].append(text.startswith(tasks.TRAP))
     close(sum(trapped[True]), len(trapped[True]), 0.3)
     close(sum(trapped[False]), len(trapped[False]), 0.05)
