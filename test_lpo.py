@@ -126,10 +126,11 @@ def test_scores_and_losses_are_those_by_hand(variant, level, reference):
     assert torch.allclose(nll_loss(chosen), -by_hand(alone, "separate"))
 
 
+@pytest.mark.parametrize("reference", [True, False])
 @pytest.mark.parametrize("variant, level, exact", [
-    *((v, level, False) for v in VARIANTS for level in ("token", "sequence")),
+    *itertools.product((*VARIANTS, "nll"), ("token", "sequence"), [False]),
     ("latent", "sequence", True)])
-def test_gradients_are_those_of_finite_differences_and_never_nan(variant, level, exact):
+def test_gradients_are_those_of_finite_differences(variant, level, exact, reference):
     """Bugs: NaN from a logsumexp of -inf, from -inf minus -inf, from a mask that multiplies."""
     gen = torch.Generator().manual_seed(5)
     B, T, V, L = 2, 3, 4, 3 if level == "token" else 1
@@ -139,10 +140,13 @@ def test_gradients_are_those_of_finite_differences_and_never_nan(variant, level,
     def loss(logits, head):
         side = ResponseLogps(head.log_softmax(-1), tau_idx, mask,
                              temperature_logps(logits, tokens, TAUS),
-                             temperature_logps(fixed, tokens, TAUS))
+                             temperature_logps(fixed, tokens, TAUS),
+                             fixed_head if reference else None)
         other = replace(side, tau_idx=tau_idx.flip(0), mask=mask.flip(0))
-        return lpo_loss(side, other, variant, 0.5, exact)
+        return (nll_loss(side) if variant == "nll" else
+                lpo_loss(side, other, variant, 0.5, exact))
     fixed = torch.randn(B, T, V, generator=gen, dtype=torch.float64)
+    fixed_head = torch.randn(B, L, 3, generator=gen, dtype=torch.float64).log_softmax(-1)
     logits = torch.randn(B, T, V, generator=gen, dtype=torch.float64, requires_grad=True)
     head = torch.randn(B, L, 3, generator=gen, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(loss, (logits, head))

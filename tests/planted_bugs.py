@@ -104,6 +104,9 @@ BUGS = [
         "columns = lengths[:, None] + torch.arange(tokens.shape[1], device=idx.device)",
         "columns = lengths.max() + torch.arange(tokens.shape[1], device=idx.device).expand("
         "tokens.shape)", "test_response_logps", "unslothai/unsloth#3699"),
+    Bug("a prompt token counted as response", "decoder.py", "columns = lengths[:, None] + torch",
+        "columns = lengths[:, None] - 1 + torch", "test_response_logps",
+        "catalogue: the prompt of a side not masked; 0xallam/Direct-Preference-Optimization#4"),
     Bug("sampler ignores the temperature", "decoder.py", "(logits + tau[:, None] * noise",
         "(logits + noise", "test_the_sampler", "catalogue"),
     Bug("sampler squares the temperature", "decoder.py", "(logits + tau[:, None] * noise",
@@ -137,7 +140,7 @@ BUGS = [
         "invisible while the language model is frozen"),
     # --- model.py
     Bug("cache does not move on", "model.py", "cache.pos = cache.pos + T",
-        "cache.pos = cache.pos + 1", "test_cache_gives", "catalogue; right for one token at a time"),
+        "cache.pos = cache.pos + 1", "test_cache_gives", "catalogue; one token at a time hides it"),
     Bug("cache positions off by one", "model.py", "positions = cache.pos[:, None] + torch",
         "positions = cache.pos[:, None] + 1 + torch", "test_cache_gives",
         "catalogue; unslothai/unsloth#3699"),
