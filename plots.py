@@ -68,11 +68,13 @@ def shares(results):
                 axis.bar(at, mean, 0.8 / len(roles), yerr=std, error_kw=dict(lw=0.8),
                          color=(LEVELS[level], OTHER)[r], label=role)
             axis.set_xticks(range(len(xs)), [f"{x:g}" for x in xs], rotation=90)
-            axis.set_ylim(0, 1.05)
+            axis.set_ylim(0, 1.3)  # room for a legend
+            axis.set_yticks((0, 0.5, 1))
             if i == 0:
                 axis.set_title(subtask)
             if len(roles) > 1:
-                axis.legend(fontsize=8, handlelength=1)
+                axis.legend(fontsize=8, handlelength=1, loc="upper center", ncols=2,
+                            columnspacing=0.8)
             if axis is axes[i][0]:
                 axis.set_ylabel(f"{level} level\nshare of choices")
     figure.supxlabel("temperature")
@@ -235,8 +237,9 @@ def repeats_and_votes(results):
     votes = where(results, metric="vote_accuracy", policy="fixed")
     if not repeats and not votes:
         return None
-    figure = Figure(figsize=(9.3, 3.3), layout="constrained")
+    figure = Figure(figsize=(9.3, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
+    below = dict(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     if repeats:
         xs, mean, std = by(repeats, "temperature")
         left.errorbar(xs, 100 * mean, 100 * std, color=FIXED, marker="o", ms=4,
@@ -248,7 +251,7 @@ def repeats_and_votes(results):
                              ls="-" if level == "token" else "--")
         left.set(xlabel="fixed temperature", ylabel="repeated 3-grams, %",
                  title="repeats")
-        left.legend(fontsize=8.5)
+        left.legend(**below)
     if votes:
         lines = [("best fixed temperature at each count", FIXED, votes),
                  ("oracle per role, searched by votes", ORACLE,
@@ -270,7 +273,7 @@ def repeats_and_votes(results):
         right.set_xscale("log", base=2)
         right.set_xticks(xs, xs)
         right.set(xlabel="votes", ylabel="majority right, %", title="majority vote")
-        right.legend(fontsize=8.5)
+        right.legend(**below)
     return figure
 
 

@@ -125,8 +125,9 @@ if __name__ == "__main__":
     print(report(results))
     if arguments.write:
         (HERE / "figures").mkdir(exist_ok=True)
-        kept = dict(results, rows=[row for row in results["rows"] if row["metric"] in USED],
-                    samples=[])
+        kept = [row for row in results["rows"]
+                if row["metric"] in USED and row["position"] is None]
+        kept = dict(results, rows=kept, samples=[])
         (HERE / "figures" / "results.json").write_text(json.dumps(kept))
         for path in draw(results, HERE / "figures"):
             print(path)

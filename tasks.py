@@ -33,7 +33,7 @@ TRAP, HURRY = "quickly", "hurry"
 OPENERS = "please kindly now".split()
 FLAVOURS = "fine rare famous lovely common curious".split()
 PEOPLE = "me us them class friends visitors".split()
-EVERY, LINES = "each every all your".split(), "line verse sentence row stanza".split()
+EVERY, LINES = "each every this your".split(), "line verse sentence row stanza".split()
 DIGITS = list("0123456789")
 CLASSES = {"N": NOUNS, "V": VERBS, "A": ADJECTIVES, "the": ["the"], ".": ["."], **CATEGORIES}
 

@@ -1,10 +1,13 @@
 """The house rules that a machine can check: who imports whom, and how long a page is."""
 import ast
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
+
+from report import with_report
 
 ROOT = Path(__file__).parent.parent
 READING_ORDER = ("lpo", "model", "decoder", "tasks", "options", "stages", "evaluate", "plots",
@@ -46,10 +49,17 @@ def test_pages_are_short():
             assert len(line) <= 100, f"{path.name}:{number}"
 
 
+def test_the_readme_has_the_numbers_of_the_results():
+    """Rebuilt by report.py --write, never typed by hand."""
+    results = json.loads((ROOT / "figures/results.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    assert with_report(readme, results) == readme
+    assert results["config"]["base_seeds"] >= 3
+
+
 def test_the_readme_names_what_is_there():
     readme = (ROOT / "README.md").read_text()
     for link in re.findall(r"\]\(([^)#:]+)\)", readme):
         assert (ROOT / link).exists(), link
     for name in READING_ORDER:
         assert f"[{name}.py]({name}.py)" in readme
-    assert (ROOT / "lpo.py").exists()
