@@ -96,16 +96,19 @@ def report(results):
     config, environment = results["config"], results["environment"]
     bases = config["base_seeds"]
     seconds = {"pretraining": 0.0, "fixed temperatures and oracle": 0.0, "adaptive decoders": 0.0}
-    for stage, took in results["seconds"].items():
-        seconds[list(seconds)[min(stage.count("-"), 2)]] += took / bases
+    kinds = {stage.partition("-")[2] for stage in results["seconds"]}
+    for kind in kinds:  # the median over base models: something else may have run meanwhile
+        took = [t for stage, t in results["seconds"].items() if stage.partition("-")[2] == kind]
+        seconds[list(seconds)[min(kind.count("-") + (kind != ""), 2)]] += np.median(took)
     source = (f"{bases} base models x {config['seeds']} decoder seeds, mean ± standard deviation "
               f"over them; {config['variants'][0]} variant, temperatures sampled, "
               f"{config['test_prompts']} test prompts an experiment. ")
     took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     return "\n".join([
         source, "", *reward_table(results), "", *claims(results), "",
-        f"Seconds for each base model ({environment['device']}, {environment['threads']} threads, "
-        f"{environment['machine']}, torch {environment['torch']}): {took}; together "
+        f"Seconds for one base model, medians ({environment['device']}, "
+        f"{environment['threads']} threads, {environment['machine']}, torch "
+        f"{environment['torch']}): {took}; together "
         f"{sum(seconds.values()):.0f} s."])
 
 

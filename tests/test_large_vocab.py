@@ -1,0 +1,306 @@
+"""large_vocab.py means what lpo.py means, by value and gradient, and is leaner."""
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.autograd.graph import saved_tensors_hooks
+
+import large_vocab
+import lpo
+from large_vocab import VERSIONS, latent_marginal, seconds
+
+LEAN = [version for version in VERSIONS if version != "lpo.py"]
+SIX = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+TEMPERATURES = [SIX, (1.0,), (0.0,), (0.0, 0.0), (0.0, 0.7), (0.3, 0.0, 1.7), (5.0, 1e-3),
+                (1e-5, 1e3, 0.0)]
+
+
+def random_case(rng, B=None, T=None, V=None, temperatures=None, dtype=torch.float64):
+    """Small, and odd in one way or several: ties, huge logits, impossible tokens, V = 1, views."""
+    def pick(*choices):
+        return choices[int(torch.randint(len(choices), (), generator=rng))]
+
+    B, T, V = B or pick(1, 2, 3), T or pick(1, 2, 5), V or pick(1, 2, 5, 40)
+    temperatures = temperatures or pick(*TEMPERATURES)
+    logits = torch.randn(B, T + 1, V, generator=rng, dtype=dtype) * pick(1e-6, 1.0, 5.0, 1e4)
+    if pick(True, False):
+        logits = logits.round()  # ties
+    if pick(True, False, False):
+        logits[..., 1:].masked_fill_(torch.rand(B, T + 1, V - 1, generator=rng) < 0.3, -math.inf)
+    logits = pick(logits[:, 1:], logits[:, :-1], logits[:, 1:].contiguous(),
+                  logits[:, 1:].transpose(1, 2).contiguous().transpose(1, 2))
+    tokens = torch.where(torch.rand(B, T, generator=rng) < pick(0.0, 0.5, 1.0), logits.argmax(-1),
+                         torch.randint(V, (B, T), generator=rng))
+    tau_logps = torch.randn(B, pick(1, T), len(temperatures), generator=rng, dtype=dtype)
+    tau_logps = (tau_logps * pick(1.0, 30.0)).log_softmax(-1)
+    if pick(True, False, False):  # a decoder that excludes temperatures
+        tau_logps = tau_logps.masked_fill(torch.rand(tau_logps.shape, generator=rng) < 0.3,
+                                          -math.inf)
+    return logits, tokens, temperatures, tau_logps
+
+
+def value_and_gradients(version, case, upstream=None):
+    logits, tokens, temperatures, tau_logps = case
+    logits, tau_logps = (x.detach().requires_grad_() for x in (logits, tau_logps))
+    value = VERSIONS[version](logits, tokens, temperatures, tau_logps)
+    upstream = torch.ones_like(value) if upstream is None else upstream.to(value.dtype)
+    return value.detach(), *torch.autograd.grad(value, (logits, tau_logps), upstream,
+                                                materialize_grads=True)  # temperature 0 alone
+
+
+def assert_same(version, case, upstream=None, rtol=1e-9, atol=1e-12):
+    expected = value_and_gradients("lpo.py", case, upstream)
+    for got, want in zip(value_and_gradients(version, case, upstream), expected):
+        assert got.dtype == want.dtype
+        torch.testing.assert_close(got, want, rtol=rtol, atol=atol * want.abs().nan_to_num(
+            0, 0, 0).max().clamp(min=1).item())
+
+
+@pytest.mark.parametrize("version", LEAN)
+@pytest.mark.parametrize("seed", range(8))
+def test_values_and_gradients_are_those_of_the_plain_version(version, seed):
+    rng = torch.Generator().manual_seed(seed)
+    for _ in range(50):
+        case = random_case(rng)
+        upstream = torch.randn(case[1].shape, generator=rng, dtype=torch.float64)
+        assert_same(version, case, upstream * (torch.rand(case[1].shape, generator=rng) < 0.8))
+
+
+@pytest.mark.parametrize("version", LEAN)
+@pytest.mark.parametrize("shape", [(3, 7, 60_000), (7, 3, 60_000), (1, 9, 30_000), (9, 1, 60_000)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_several_blocks_and_threads(version, shape, threads):
+    """Rows are cut along both dimensions; every one is done once, and no setting is left behind."""
+    torch.set_num_threads(threads)
+    try:
+        case = random_case(torch.Generator().manual_seed(1), *shape, SIX)
+        assert_same(version, case, torch.arange(1.0, 1 + case[1].numel()).view(case[1].shape))
+        assert torch.get_num_threads() == threads and torch.is_grad_enabled()
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_an_error_in_a_thread_is_raised_and_leaves_the_threads_as_they_were():
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises((IndexError, RuntimeError), match="ind(ex|ices)"):
+            latent_marginal(torch.zeros(1, 2, 3), torch.full((1, 2), 5), (1.0,),
+                            torch.zeros(1, 1, 1))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("temperatures", [(1.0,), (0.3, 0.9, 2.0), (0.0, 0.5)])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_gradcheck(temperatures, columns):
+    """Temperature 0 is constant near logits without a tie: differences see a gradient of 0."""
+    rng = torch.Generator().manual_seed(2)
+    logits = torch.randn(2, 3, 5, generator=rng, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randint(5, (2, 3), generator=rng)
+    tau_logps = torch.randn(2, columns, len(temperatures), generator=rng, dtype=torch.float64)
+    assert gradcheck(lambda l, p: latent_marginal(l, tokens, temperatures, p),
+                     (logits, tau_logps.log_softmax(-1).requires_grad_()))
+    if 0 not in temperatures:
+        assert gradcheck(lambda l: large_vocab.temperature_logps(l, tokens, temperatures), logits)
+
+
+@pytest.mark.parametrize("version", LEAN)
+def test_a_token_that_no_temperature_can_draw_is_minus_infinity_with_zero_gradient(version):
+    logits = torch.tensor([[[1.0, 3.0, 3.0]] * 3]).double()  # a tie: index 1 is the arg-max
+    case = logits, torch.tensor([[0, 1, 2]]), (0.0,), torch.zeros(1, 1, 1).double()
+    value, to_logits, to_tau = value_and_gradients(version, case)
+    assert value.tolist() == [[-math.inf, 0.0, -math.inf]]
+    assert to_logits.count_nonzero() == 0 and to_tau.item() == 1  # of the one possible token
+
+
+@pytest.mark.parametrize("version", LEAN)
+@pytest.mark.parametrize("tau", [1e-3, 1e-6, 1e-30, 1e-40])
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e30])
+def test_tiny_temperatures_and_huge_logits_do_not_overflow(version, tau, scale):
+    logits = torch.randn(2, 6, 50, generator=torch.Generator().manual_seed(3)) * scale
+    tokens = logits.argmax(-1)
+    tokens[1] = 7
+    for temperatures in ((tau,), (tau, 0.0, 1.0), (tau, 2 * tau)):
+        tau_logps = torch.full((2, 1, len(temperatures)), -math.log(len(temperatures)))
+        case = logits, tokens, temperatures, tau_logps
+        assert_same(version, case, rtol=1e-4, atol=1e-5)
+        assert all(x[0].isfinite().all() for x in value_and_gradients(version, case))
+
+
+@pytest.mark.parametrize("version", LEAN)
+def test_a_row_of_nan_stays_alone(version):
+    case = random_case(torch.Generator().manual_seed(4), 2, 3, 5, (0.0, 0.5, 1.0))
+    case = case[0].clone(), *case[1:]
+    _, clean, _ = value_and_gradients(version, case)
+    case[0][1, 1] = math.nan
+    value, grad, _ = value_and_gradients(version, case)
+    assert value[1, 1].isnan() and grad[1, 1].isnan().all()
+    grad[1, 1] = clean[1, 1]
+    assert torch.equal(grad, clean)
+
+
+@pytest.mark.parametrize("version", LEAN)
+@pytest.mark.parametrize("spread", [1.0, 3.0, 10.0])
+def test_float32_agrees_with_float64(version, spread):
+    rng = torch.Generator().manual_seed(5)
+    case = random_case(rng, 2, 4, 5000, SIX, torch.float32)
+    case = torch.randn(2, 4, 5000, generator=rng) * spread, *case[1:]
+    exact = value_and_gradients("lpo.py", tuple(x.double() if torch.is_tensor(x) and
+                                                x.is_floating_point() else x for x in case))
+    for got, want in zip(value_and_gradients(version, case), exact):
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_cost_the_rounding_of_what_comes_back(dtype):
+    """lpo.py's types; the sums between are float32."""
+    rng = torch.Generator().manual_seed(6)
+    logits = (torch.randn(2, 8, 3000, generator=rng) * 3).to(dtype)
+    tau_logps = torch.randn(2, 8, 6, generator=rng).log_softmax(-1)
+    tokens = torch.randint(3000, (2, 8), generator=rng)
+    exact = value_and_gradients("lpo.py", (logits.double(), tokens, SIX, tau_logps.double()))
+    lean = value_and_gradients("latent_marginal", (logits, tokens, SIX, tau_logps))
+    eps = torch.finfo(dtype).eps
+    for got, want, rtol in zip(lean, exact, (1e-5, 1.01 * eps, 1e-4)):
+        torch.testing.assert_close(got.double(), want, rtol=rtol, atol=1e-6)
+    assert [x.dtype for x in lean] == [torch.float32, dtype, torch.float32]
+    lean = large_vocab.temperature_logps(logits, tokens, SIX)
+    want = lpo.temperature_logps(logits.double(), tokens, SIX)
+    assert lean.dtype == lpo.temperature_logps(logits, tokens, SIX).dtype == dtype
+    torch.testing.assert_close(lean.double(), want, rtol=eps / 2 * 1.01, atol=1e-6)
+    case = logits, tokens, SIX, tau_logps.to(dtype)
+    for version in VERSIONS:
+        assert all(x.dtype == dtype for x in value_and_gradients(version, case))
+
+
+@pytest.mark.parametrize("version", LEAN)
+def test_autocast_lowers_nothing(version):
+    case = random_case(torch.Generator().manual_seed(7), 2, 3, 40, (0.5, 1.0), torch.float32)
+    expected = value_and_gradients(version, case)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, value_and_gradients(version, case), expected))
+
+
+@pytest.mark.parametrize("version", LEAN)
+def test_every_way_of_asking_for_gradients(version):
+    logits, tokens, temperatures, tau_logps = random_case(
+        torch.Generator().manual_seed(8), 2, 3, 5, (0.0, 0.5, 1.0))
+    logits, tau_logps = logits.detach().requires_grad_(), tau_logps.detach().requires_grad_()
+
+    def run(logits, tau_logps):
+        return VERSIONS[version](logits, tokens, temperatures, tau_logps)
+
+    value = run(logits, tau_logps)
+    expected = torch.autograd.grad(value.sum(), (logits, tau_logps), retain_graph=True)
+    for factor in (2.0, 0.0, 3.0):  # the same graph again: what was given away is made again
+        again = torch.autograd.grad(value.sum() * factor, (logits, tau_logps), retain_graph=True)
+        for x, y in zip(again, expected):
+            torch.testing.assert_close(x, factor * y)
+    # One input alone, the other a constant.
+    only = torch.autograd.grad(run(logits, tau_logps.detach()).sum(), logits)[0]
+    torch.testing.assert_close(only, expected[0])
+    only = torch.autograd.grad(run(logits.detach(), tau_logps).sum(), tau_logps)[0]
+    torch.testing.assert_close(only, expected[1])
+    # One value used twice; one array of logits in two calls, accumulated in .grad.
+    twice = torch.autograd.grad((value + 2 * value).sum(), logits)[0]
+    torch.testing.assert_close(twice, 3 * expected[0])
+    (run(logits, tau_logps) + run(logits, tau_logps)).sum().backward()
+    torch.testing.assert_close(logits.grad, 2 * expected[0])
+    torch.testing.assert_close(tau_logps.grad, 2 * expected[1])
+    # None at all.
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert not run(logits, tau_logps).requires_grad
+            torch.testing.assert_close(run(logits, tau_logps), value.detach())
+    # The gradient's own gradient is not there, and says so.
+    squares = run(logits, tau_logps).square().sum()
+    grad, = torch.autograd.grad(squares, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_without_gradients_none_is_made(monkeypatch):
+    asked = []
+    sweep = large_vocab.sweep
+    monkeypatch.setattr(large_vocab, "sweep", lambda *args: asked.append(args) or sweep(*args))
+    logits, tokens = torch.randn(1, 2, 5, requires_grad=True), torch.tensor([[1, 2]])
+    with torch.no_grad():
+        latent_marginal(logits, tokens, (1.0,), torch.zeros(1, 1, 1))
+    latent_marginal(logits.detach(), tokens, (1.0,), torch.zeros(1, 1, 1, requires_grad=True))
+    assert [args[-1] for args in asked] == [None, None]
+    latent_marginal(logits, tokens, (1.0,), torch.zeros(1, 1, 1))
+    assert asked[-1][-1].shape == logits.shape
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_kept_for_the_backward_pass(version):
+    """In units of the logits, those aside: lpo.py keeps copies, the lean versions next to nothing
+    but the one gradient of `latent_marginal`."""
+    logits, kept = torch.randn(2, 8, 20_000, requires_grad=True), {}
+    case = logits, torch.zeros(2, 8).long(), SIX, torch.zeros(2, 8, 6)
+
+    def keep(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with saved_tensors_hooks(keep, lambda x: x):
+        value = VERSIONS[version](*case)
+    kept.pop(logits.untyped_storage().data_ptr(), None)
+    ready = getattr(value.grad_fn, "grad", None)
+    ratio = (sum(kept.values()) + (0 if ready is None else ready.nbytes)) / logits.nbytes
+    if version == "lpo.py":
+        assert ratio > 4
+    else:
+        low = 1 if version == "latent_marginal" else 0
+        assert low <= ratio < low + 0.01
+    value.sum().backward()
+    assert getattr(value.grad_fn, "grad", None) is None
+
+
+def test_the_lean_versions_are_faster():
+    """A loose bound: on one thread they take a third and a fifth of the time."""
+    case = large_vocab.inputs(4, 24, 50_257)
+    rounds = [{version: seconds(version, case) for version in VERSIONS} for _ in range(4)][1:]
+    times = {version: min(r[version] for r in rounds) for version in VERSIONS}
+    assert all(times[version] < times["lpo.py"] for version in LEAN), times
+
+
+def test_what_does_not_fit_is_named():
+    logits, tokens, tau_logps = torch.zeros(2, 3, 5), torch.zeros(2, 3).long(), torch.zeros(2, 3, 2)
+    for name, args in {
+            "logits": (logits[0], tokens, (0.0, 1.0), tau_logps),
+            "logits are torch.int64": (logits.long(), tokens, (0.0, 1.0), tau_logps),
+            "tokens": (logits, tokens[:, :2], (0.0, 1.0), tau_logps),
+            "temperatures": (logits, tokens, (-1.0, 1.0), tau_logps),
+            "temperatures are \\(nan": (logits, tokens, (math.nan, 1.0), tau_logps),
+            "temperatures are \\(inf": (logits, tokens, (math.inf, 1.0), tau_logps),
+            "temperatures are \\(\\)": (logits, tokens, (), tau_logps),
+            "tau_logps": (logits, tokens, (0.0, 1.0), tau_logps[:, :2]),
+            "tau_logps is \\(2, 3, 2\\)": (logits, tokens, (0.0, 0.5, 1.0), tau_logps)}.items():
+        with pytest.raises(ValueError, match=name):
+            latent_marginal(*args)
+        if "tau_logps" not in name:
+            with pytest.raises(ValueError, match=name):
+                large_vocab.temperature_logps(*args[:3])
+
+
+def test_the_comparison_runs():
+    command = [sys.executable, str(Path(large_vocab.__file__)), "--vocab", "3000", "--pairs", "1",
+               "--tokens", "4", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == list(VERSIONS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("version", LEAN)
+def test_on_a_gpu(version):
+    logits, tokens, temperatures, tau_logps = random_case(
+        torch.Generator().manual_seed(9), 7, 48, 50_257, SIX)
+    assert_same(version, (logits.cuda(), tokens.cuda(), temperatures, tau_logps.cuda()))
