@@ -130,14 +130,17 @@ def temperature_rows(outcome, temperatures, **keys):
         rows.append(row("non_greedy", ((words > 0) & valid).any(1).mean(), len(at), **here))
         for role in [None, *dict.fromkeys(task.roles)]:
             chosen = words[valid & (roles == role if role else True)]
+            if not chosen.size:  # every response ended before
+                continue
             rows.append(row("mean_temperature", chosen.mean(), chosen.size, role=role, **here))
             rows += [row("temperature_share", (chosen == tau).mean(), chosen.size, role=role,
                          tau=tau, **here) for tau in temperatures]
         for position in range(task.period):
             column = slice(position, None, task.period)
             there = words[:, column][valid[:, column]]
-            rows.append(row("mean_temperature", there.mean(), there.size, position=position,
-                            **here))
+            if there.size:
+                rows.append(row("mean_temperature", there.mean(), there.size, position=position,
+                                **here))
     return rows
 
 

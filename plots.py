@@ -98,7 +98,8 @@ def positions(results):
                 axis.errorbar(xs, mean, std, color=colour, marker="o", ms=4, capsize=2,
                               label=f"{level} level")
         words = next(s["words"] for s in results["samples"] if s["subtask"] == subtask)
-        axis.set_xticks(range(len(xs)), words[:len(xs)], rotation=60, ha="right")
+        labels = (words + [""] * len(xs))[:len(xs)]  # a response may be cut short
+        axis.set_xticks(xs, labels, rotation=60, ha="right")
         axis.set_title(subtask)
         axis.set_ylim(-0.05, max(results["config"]["temperatures"]) + 0.05)
     axes[0].set_ylabel("mean temperature")

@@ -1,5 +1,6 @@
 """The main job as a user meets it: options, errors, resuming, equal seeds, figures."""
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def test_equal_seeds_give_equal_results_and_a_resumed_run_too(tmp_path, capsys):
 def test_a_stopped_run_goes_on(tmp_path):
     """Kill -9 in the middle of a stage: no half-written file counts as finished."""
     process = subprocess.Popen([sys.executable, "train_toy.py", *TINY, "--out", tmp_path / "a"],
-                               cwd=ROOT, stdout=subprocess.PIPE, text=True)
+                               cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                               env=os.environ | {"OMP_NUM_THREADS": "1"})  # as in this process
     for line in process.stdout:
         if line.startswith("base0-mix:"):
             process.kill()
