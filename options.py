@@ -22,7 +22,7 @@ class Config:
     variants: tuple = option(("latent",), "losses, comma-separated", (*VARIANTS, "nll"))
     temperatures: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), "choices, comma-separated")
     beta: float = option(0.5, "larger stays closer to the reference")
-    lr: float = option(2e-3, "the decoder's learning rate in round one; falls to 0 over the rounds")
+    lr: float = option(2e-3, "the decoder's learning rate in round one; then it falls linearly")
     rounds: int = option(6, "times sample -> pair -> update")
     prompts: int = option(120, "training prompts a round")
     responses: int = option(8, "responses a training prompt")
@@ -105,6 +105,8 @@ def checked(cfg):
     GPTConfig(1, 1, cfg.n_layer, cfg.n_head, cfg.n_embd)
     if cfg.pairing == "top-k" and cfg.experiments != ("constrained",):
         raise ValueError("--pairing top-k needs two scores; add --experiments constrained")
+    if cfg.responses < 2 or cfg.pairing == "top-k" and cfg.top_k > cfg.responses // 2:
+        raise ValueError(f"--responses is {cfg.responses}; pairs need 2, top-k twice --top-k")
     if cfg.device == "auto":
         return replace(cfg, device="cuda" if torch.cuda.is_available() else "cpu")
     if cfg.device not in ("cpu", "cuda") or cfg.device == "cuda" and not torch.cuda.is_available():

@@ -85,7 +85,8 @@ def shares(results):
 def positions(results):
     """(b) Mean temperature at each place in a sentence, with an example sentence as labels."""
     subtasks = [s for s in ("repeats", "constrained", "story", "vote")
-                if where(results, metric="mean_temperature", subtask=s, level="token")]
+                if any(row["position"] is not None for row in where(
+                    results, metric="mean_temperature", subtask=s, level="token"))]
     if not subtasks:
         return None
     figure, axes = panels(len(subtasks), min(4, len(subtasks)), 3.0, sharey=True)
@@ -97,7 +98,7 @@ def positions(results):
                 xs, mean, std = by(rows, "position")
                 axis.errorbar(xs, mean, std, color=colour, marker="o", ms=4, capsize=2,
                               label=f"{level} level")
-        words = next(s["words"] for s in results["samples"] if s["subtask"] == subtask)
+        words = next((s["words"] for s in results["samples"] if s["subtask"] == subtask), [])
         labels = (words + [""] * len(xs))[:len(xs)]  # a response may be cut short
         axis.set_xticks(xs, labels, rotation=60, ha="right")
         axis.set_title(subtask)
@@ -183,7 +184,7 @@ def sides(results):
         axis.set_xlabel("temperature drawn")
     axes[0].set_ylabel("share of responses")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle("Round one's pairs; every temperature was drawn equally often (dotted)")
+    figure.suptitle("Round one's pairs; every temperature was equally likely (dotted)")
     return figure
 
 
@@ -221,7 +222,7 @@ def text(results):
         for word, tau in words:
             box = None if tau is None else dict(boxstyle="round,pad=0.12", lw=0,
                                                 fc=colours(tau / top))
-            ink = "black" if tau is None or tau / top > 0.5 else "white"
+            ink = "black" if tau is None or tau / top >= 0.5 else "white"
             axis.text(x, y, word, family="monospace", fontsize=8.5, va="center", bbox=box,
                       color=ink)
             x += (len(word) + 1) * 0.98
@@ -255,7 +256,7 @@ def repeats_and_votes(results):
         left.legend(**below)
     if votes:
         lines = [("best fixed temperature at each count", FIXED, votes),
-                 ("oracle per role, searched by votes", ORACLE,
+                 ("oracle per role, searched at 8 votes", ORACLE,
                   where(results, metric="vote_accuracy", policy="oracle"))]
         lines += [(f"adaptive, {level} level", colour,
                    adaptive(results, metric="vote_accuracy", level=level))

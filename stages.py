@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 def randomness(device, *stage):
-    """A stage's own torch and numpy generators, seeded from its name and seeds alone."""
+    """A stage's own torch and numpy generators, seeded from its name and keys alone."""
     seed = zlib.crc32(repr(stage).encode())
     torch.manual_seed(seed)  # initial weights have no generator argument
     return torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)

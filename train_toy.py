@@ -1,4 +1,4 @@
-"""The whole road on one laptop: pretrain, sample, score, pair, train with LPO, evaluate, draw.
+"""The whole road on one laptop: pretrain, sample, reward, pair, train with LPO, evaluate, draw.
 
     python train_toy.py                          all four experiments, one seed
     python train_toy.py --quick                  the same in small, under a minute
@@ -39,7 +39,7 @@ def new_model(cfg):
 
 
 def pretrain(cfg, base_seed, tick):
-    """Train a base model on the noisy corpus, responses only.  -> dict(state=weights)"""
+    """Train a base model on the noisy corpus, responses only.  -> weights and no rows"""
     gen, rng = randomness("cpu", "pretrain", base_seed)
     model, data = new_model(cfg), {}
     for name, count in MIXTURE.items():
@@ -80,7 +80,7 @@ def batch(parts):
 
 
 def make_pairs(scores, pairing="best-worst", second=None, k=3):
-    """Chosen and rejected responses of each prompt, ties dropped.  (P,N) -> two lists of P*N rows
+    """Chosen and rejected of each prompt, ties dropped.  (P,N) -> two lists of indices into P*N
 
     best-worst: the best against the worst. all: every pair of unequal scores. top-k: among the k
     best the best by the second (P,N) criterion, against the worst by it among the k worst, as the
@@ -149,7 +149,7 @@ def update(cfg, variant, lr, model, decoder, reference, sides, tick):
 
 
 def impossible(side, variant):
-    """Tokens that score 0 by the temperature-0 convention.  -> (B,T) bool"""
+    """Tokens whose text scores 0 by the temperature-0 convention.  -> (B,T) bool"""
     logps = [drawn(x, side.tau_idx)[..., None] if variant == "joint" else x
              for x in (side.text_logps, side.ref_text_logps)]
     return torch.stack([x.isneginf().all(-1) for x in logps]).any(0)
@@ -211,7 +211,8 @@ def main(cfg):
                "variants", "seed", "seeds", "base_seeds")}  # these choose stages, and change none
     of_base = {k: v for k, v in options.items() if k.startswith(("pretrain", "n_", "device"))}
     of_fixed = {k: v for k, v in options.items() if k.startswith(("te", "votes", "oracle"))}
-    of_base["code"] = code_of("model.py", "tasks.py", new_model, pretrain, batch)
+    of_base["code"] = code_of("model.py", "tasks.py", randomness, new_model, pretrain, batch)
+    of_base["mixture"] = MIXTURE
     of_fixed["code"] = code_of("decoder.py", "evaluate.py")
     options["code"] = code_of("lpo.py", "train_toy.py")
     rows, samples = [], []

@@ -73,7 +73,7 @@ def test_values_and_gradients_are_those_of_the_plain_version(version, seed):
 @pytest.mark.parametrize("shape", [(3, 7, 60_000), (7, 3, 60_000), (1, 9, 30_000), (9, 1, 60_000)])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_several_blocks_and_threads(version, shape, threads):
-    """Rows are cut along both dimensions; every one is done once, and no setting is left behind."""
+    """Rows are cut along both dimensions; none is left out, and no setting is left behind."""
     torch.set_num_threads(threads)
     try:
         case = random_case(torch.Generator().manual_seed(1), *shape, SIX)

@@ -50,6 +50,7 @@ def command(*arguments, **options):
     (["--seed", "-1"], "--seed is -1"),
     (["--n-embd", "30"], "does not divide into 4 heads"),
     (["--pairing", "top-k"], "--experiments constrained"),
+    (["--responses", "1"], "--responses is 1; pairs need 2"),
     (["--device", "tpu"], "--device tpu"),
     *([] if torch.cuda.is_available() else [(["--device", "cuda"], "--device cuda is not there")]),
 ])
