@@ -91,12 +91,22 @@ def bootstrap(values, rng, times=2000):
     return np.quantile(values[picks].mean(1), [0.025, 0.975])
 
 
+def subtasks(asked):
+    """Each subtask and the places of its prompts."""
+    names = np.array([name for name, _ in asked])
+    for name in dict.fromkeys(names.tolist()):
+        yield name, np.flatnonzero(names == name)
+
+
 def groups(asked):
-    """The whole (None) and each subtask, with the prompts that belong to it."""
-    names = [name for name, _ in asked]
-    yield None, np.arange(len(names))
-    for name in dict.fromkeys(names):
-        yield name, np.array([i for i, other in enumerate(names) if other == name])
+    """The whole (None), then each subtask, with the places of their prompts."""
+    yield None, np.arange(len(asked))
+    yield from subtasks(asked)
+
+
+def rows_of(index, samples):
+    """Rows of a rollout that answer the prompts at index."""
+    return (index[:, None] * samples + np.arange(samples)).ravel()
 
 
 def outcome_rows(outcome, **keys):
@@ -121,9 +131,9 @@ def temperature_rows(outcome, temperatures, **keys):
     """Which temperatures were drawn: shares and means per subtask, role and place in a sentence."""
     rows, samples = [], outcome.rewards.shape[1]
     drawn, mask = drawn_temperatures(outcome, temperatures)
-    for subtask, index in list(groups(outcome.asked))[1:]:
+    for subtask, index in subtasks(outcome.asked):
         here, task = keys | dict(subtask=subtask), TASKS[subtask]
-        at = (index[:, None] * samples + np.arange(samples)).ravel()
+        at = rows_of(index, samples)
         T = len(task.roles) - 1  # the end of text belongs to no sentence
         words, valid = drawn[at, :T], mask[at, :T]
         roles = np.array(task.roles[:T])
@@ -173,8 +183,8 @@ def round_rows(cfg, outcome, sides, stats, keys):
     rows = [row(name, value, keys["pairs"], **keys) for name, value in stats.items()]
     rows.append(row("round_reward", outcome.rewards.mean(), outcome.rewards.size, **keys))
     taus, mask = drawn_temperatures(outcome, cfg.temperatures)
-    for subtask, index in list(groups(outcome.asked))[1:]:
-        at = (index[:, None] * cfg.responses + np.arange(cfg.responses)).ravel()
+    for subtask, index in subtasks(outcome.asked):
+        at = rows_of(index, cfg.responses)
         rows.append(row("round_temperature", taus[at][mask[at]].mean(), len(at), subtask=subtask,
                         **keys))
     for side, (_, rollout) in zip(("chosen", "rejected"), sides):
@@ -217,7 +227,7 @@ def search_oracle(model, asked, temperatures, samples, generator, votes=None):
     By reward, or by the accuracy of a majority of `votes`.
     """
     best = {}
-    for name, index in list(groups(asked))[1:]:
+    for name, index in subtasks(asked):
         here = [asked[i] for i in index]
         roles = list(dict.fromkeys(TASKS[name].roles))
         tables = [dict(zip(roles, taus))
@@ -282,7 +292,7 @@ def measure_adaptive(cfg, model, decoder, fixed, keys, run):
 def examples(outcome, temperatures):
     """One response of each subtask, as words and the temperature of each, for the coloured text."""
     found, samples = [], outcome.rewards.shape[1]
-    for subtask, index in list(groups(outcome.asked))[1:]:
+    for subtask, index in subtasks(outcome.asked):
         words = outcome.texts[index[0]][0].split()
         taus = [temperatures[k] for k in outcome.rollout.tau_idx[index[0] * samples].tolist()]
         found.append(dict(subtask=subtask, prompt=outcome.asked[index[0]][1], words=words,

@@ -123,7 +123,7 @@ def update(cfg, variant, lr, model, decoder, reference, sides, tick):
     if variant in ("joint", "separate") and not cfg.decoder_reference:
         ref_decoder = None  # as the paper prints them
     with torch.no_grad():
-        frozen = [(response_logps(model, decoder, *side, ref_model, ref_decoder),
+        frozen = [(response_logps(model, decoder, *side, ref_decoder=ref_decoder),
                    aligned(model, side[0], side[1].tokens)[1]) for side in sides]
     optimizer = torch.optim.AdamW([dict(params=decoder.parameters(), lr=lr)], weight_decay=0.0)
     if cfg.model_lr:
