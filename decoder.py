@@ -80,8 +80,8 @@ def sample(logits, tau, generator=None):
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     device = logits.device if generator is None else generator.device
-    noise = torch.empty(logits.shape, dtype=dtype, device=device).exponential_(generator=generator)
-    noise = -noise.clamp_min(torch.finfo(dtype).tiny).log()  # Gumbel, never infinite
+    noise = torch.rand(logits.shape, dtype=dtype, device=device, generator=generator)
+    noise = -noise.clamp_min_(torch.finfo(dtype).tiny).log_().neg_().log_()  # never infinite
     return (logits + tau[:, None] * noise.to(logits.device)).argmax(-1)
 
 
@@ -100,6 +100,82 @@ def right_padded(model, prompts, extra):
     return torch.tensor(rows, device=device), lengths
 
 
+class Writing:
+    """B responses under way, of which R are not finished. A column is drawn in tensors that stay in
+    place and without a value from the host: a GPU can record it once and replay it (CUDA graph)."""
+
+    def __init__(self, model, idx, lengths, T, decoder, taus, greedy, generator):
+        self.model, self.idx, self.generator = model, idx, generator
+        self.decoder, self.taus, self.greedy = decoder, taus, greedy
+        self.decides = decoder is not None  # at the sequence level for the first column only
+        self.tau_idx = torch.zeros(len(idx), T, dtype=torch.long, device=idx.device)
+        self.places = lengths[:, None] + torch.arange(T, device=idx.device)  # (B,T), in idx
+        self.rows = torch.arange(len(idx), device=idx.device)  # (R,)
+        self.t = torch.zeros((), dtype=torch.long, device=idx.device)  # the column to draw
+        self.cache = model.new_cache(*idx.shape) if hasattr(model, "new_cache") else None
+
+    def from_start(self, width):
+        """Draw a column from all tokens up to a width; each row's newest is at its own place."""
+        seen = self.idx[self.rows, :width]
+        logits, hidden = self.model(seen) if self.cache is None else self.model(seen, self.cache)
+        newest = torch.arange(len(seen), device=seen.device), self.places[self.rows, self.t] - 1
+        self.draw(logits[newest], hidden[newest])
+
+    def from_newest(self):
+        """Draw a column from the newest token and what the cache holds of those before."""
+        self.cache.pos = self.places[self.rows, self.t] - 1
+        newest = self.idx[self.rows, self.cache.pos][:, None]  # (R,1)
+        logits, hidden = self.model(newest, self.cache)
+        self.draw(logits[:, 0], hidden[:, 0])
+
+    def draw(self, logits, hidden):
+        """A temperature, a token, and on to the next column.  (R,V), (R,C)"""
+        here = self.rows, self.t
+        if self.decoder is None:
+            tau = self.taus[here]
+        elif self.decides:
+            tau_logps = self.decoder(hidden)  # (R,K)
+            self.tau_idx[here] = (tau_logps.argmax(-1) if self.greedy else sample(
+                tau_logps, torch.ones_like(tau_logps[:, 0]), self.generator))
+        if self.decoder is not None:
+            tau = self.taus[self.tau_idx[here if self.decides else (self.rows, 0)]]
+        self.idx[self.rows, self.places[here]] = sample(logits, tau, self.generator)
+        self.t += 1
+        self.decides = self.decides and self.decoder.level == "token"
+
+    def record(self, columns):
+        """from_newest() as a CUDA graph that serves for so many columns.  -> its replay"""
+        graph = torch.cuda.CUDAGraph()
+        if self.generator is not None:
+            graph.register_generator_state(self.generator)
+        self.cache.used += columns - 1
+        with torch.cuda.graph(graph):
+            self.from_newest()
+        return graph.replay
+
+    def drop_finished(self, column, eos):
+        """Keep the rows without an end of text in the columns so far.  -> is any left?"""
+        tokens = self.idx[self.rows[:, None], self.places[self.rows, :column]]
+        kept = (tokens != eos).all(1).nonzero()[:, 0]
+        if len(kept) < len(self.rows):
+            self.rows = self.rows[kept]
+            if self.cache is not None:
+                self.cache.keep(kept)
+        return len(kept) > 0
+
+    def rollout(self, eos):
+        """Everything up to and with the end of text."""
+        tokens = self.idx.gather(1, self.places)
+        ends = tokens == (-1 if eos is None else eos)
+        mask = ends.cumsum(1) - ends.long() == 0  # no end of text before
+        tokens, tau_idx = (x.where(mask, y) for x, y in ((tokens, eos or 0), (self.tau_idx, 0)))
+        if self.decoder is None:
+            tau_idx = None
+        elif self.decoder.level == "sequence":
+            tau_idx = tau_idx[:, :1]
+        return Rollout(tokens, mask, ~ends.any(1), tau_idx)
+
+
 @torch.no_grad()
 def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
              eos=None, generator=None):
@@ -116,49 +192,28 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; give at least 1")
     idx, lengths = right_padded(model, prompts, max_new_tokens)
-    B, device, longest = len(prompts), idx.device, idx.shape[1] - max_new_tokens
-    rows = torch.arange(B, device=device)
-    choices = decoder.temperatures if decoder is not None else temperature
-    taus = torch.as_tensor(choices, dtype=torch.float32, device=device)
+    taus = torch.as_tensor(temperature if decoder is None else decoder.temperatures,
+                           dtype=torch.float32, device=idx.device)
     if not (taus.isfinite() & (taus >= 0)).all():
         raise ValueError(f"temperature is {temperature}; give finite numbers >= 0")
-    if decoder is None:
-        taus = taus.expand(B, max_new_tokens)
-    cache = model.new_cache(B, idx.shape[1]) if hasattr(model, "new_cache") else None
-    tokens = torch.full((B, max_new_tokens), eos or 0, device=device)
-    mask = torch.zeros(B, max_new_tokens, dtype=torch.bool, device=device)
-    tau_idx = torch.zeros(B, max_new_tokens, dtype=torch.long, device=device)
-    alive = torch.ones(B, dtype=torch.bool, device=device)
-
-    for t in range(max_new_tokens):
-        if t == 0 or cache is None:  # all tokens so far; each row's newest is at its own place
-            seen = idx[:, :longest + t]
-            logits, hidden = model(seen) if cache is None else model(seen, cache)
-            newest = lengths + (t - 1)
-            logits, hidden = logits[rows, newest], hidden[rows, newest]  # (B,V), (B,C)
-            if cache is not None:
-                cache.pos = lengths
-        else:
-            logits, hidden = (x[:, 0] for x in model(tokens[:, t - 1:t], cache))
-        if decoder is None:
-            tau = taus[:, t]
-        elif t == 0 or decoder.level == "token":
-            tau_logps = decoder(hidden)  # (B,K)
-            picked = (tau_logps.argmax(-1) if tau_select == "greedy"
-                      else sample(tau_logps, torch.ones_like(tau_logps[:, 0]), generator))
-            tau = taus[picked]
-            tau_idx[:, t] = picked.where(alive, tau_idx[:, t])
-        drawn = sample(logits, tau, generator)  # (B,)
-        tokens[:, t] = drawn.where(alive, tokens[:, t])
-        mask[:, t] = alive
-        idx[rows, lengths + t] = drawn
-        if eos is not None:
-            alive = alive & (drawn != eos)
-            if t % 8 == 7 and not alive.any():  # now and then: each look is a synchronisation
+    taus = taus.expand(len(idx), max_new_tokens) if decoder is None else taus
+    writing = Writing(model, idx, lengths, max_new_tokens, decoder, taus, tau_select == "greedy",
+                      generator)
+    graphs = writing.cache is not None and idx.is_cuda and (
+        generator is None or generator.device.type == "cuda")
+    stride, step = 64 if graphs else 16, writing.from_newest
+    longest = idx.shape[1] - max_new_tokens
+    for column in range(max_new_tokens):
+        if eos is not None and column and column % stride == 0:  # the only wait for the device
+            if not writing.drop_finished(column, eos):
                 break
-    if decoder is None:
-        return Rollout(tokens, mask, alive, tau_idx=None)
-    return Rollout(tokens, mask, alive, tau_idx if decoder.level == "token" else tau_idx[:, :1])
+        if column == 0 or writing.cache is None:
+            writing.from_start(longest + column)
+        else:
+            if graphs and (column == 2 or column % stride == 0):  # the first step warms up
+                step = writing.record(min(stride, max_new_tokens - column))
+            step()
+    return writing.rollout(eos)
 
 
 def aligned(model, prompts, tokens):

@@ -18,63 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import plots
 from decoder import AdaptiveDecoder, aligned, response_logps
 from evaluate import draw_prompts, measure_adaptive, measure_fixed, respond, round_line, round_rows
 from lpo import drawn, lpo_loss, nll_loss
-from model import GPT, GPTConfig
 from options import parse
+from pretrain import base_key, base_model
 from stages import Stages, code_of, randomness, write
-from tasks import EOS, PROMPT_LENGTH, TASKS, VOCAB_SIZE, corpus, encode
-
-# Examples of each task in a pretraining step: arithmetic needs the most practice.
-MIXTURE = dict(repeats=5, math=16, general=4, story=6, constrained=6, vote=22)
-
-
-def new_model(cfg):
-    context = PROMPT_LENGTH + max(len(task.roles) for task in TASKS.values())
-    return GPT(GPTConfig(VOCAB_SIZE, context, cfg.n_layer, cfg.n_head, cfg.n_embd)).to(cfg.device)
-
-
-def pretrain(cfg, base_seed, tick):
-    """Train a base model on the noisy corpus, responses only.  -> weights and no rows"""
-    gen, rng = randomness("cpu", "pretrain", base_seed)
-    model, data = new_model(cfg), {}
-    for name, count in MIXTURE.items():
-        tick(0.0, f"writing the corpus: {name}")
-        pairs = corpus(name, min(cfg.pretrain_steps * count, 20000), rng)
-        data[name] = torch.tensor([encode(prompt) + encode(text) + [EOS] for prompt, text in pairs])
-    # two batches a step, of short and of long responses: less padding than in one
-    halves = [[name for name in data if (data[name].shape[1] < 20) == short] for short in (1, 0)]
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.1)
-    for step in range(cfg.pretrain_steps):
-        cosine = 0.51 + 0.49 * math.cos(math.pi * step / cfg.pretrain_steps)
-        optimizer.param_groups[0]["lr"] = cfg.pretrain_lr * min(1, (step + 1) / 50) * cosine
-        loss, count = 0.0, 0
-        for names in halves:
-            idx = batch([data[name][torch.randint(len(data[name]), (MIXTURE[name],), generator=gen)]
-                         for name in names]).to(cfg.device)
-            logits, _ = model(idx[:, :-1].clamp(min=0))
-            logits, target = logits[:, PROMPT_LENGTH - 1:], idx[:, PROMPT_LENGTH:]
-            loss = loss + F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-1,
-                                          reduction="sum")
-            count = count + (target >= 0).sum()
-        optimizer.zero_grad()
-        (loss / count).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % 20 == 0:
-            tick(step / cfg.pretrain_steps, f"loss {loss.item() / count.item():.3f}")
-    return dict(state=model.cpu().state_dict(), rows=[])
-
-
-def batch(parts):
-    """Sequences of several tasks below each other, padded with -1.  (B_i,T_i) -> (B,T)"""
-    T = max(part.shape[1] for part in parts)
-    return torch.cat([F.pad(part, (0, T - part.shape[1]), value=-1) for part in parts])
-
+from tasks import TASKS, encode
 
 # --- LPO: sample, score, pair, update ------------------------------------------------------------
 
@@ -209,23 +161,19 @@ def main(cfg):
     run = Stages(cfg.out, {name: cost for name, _, cost in jobs(cfg)})
     options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "experiments", "levels",
                "variants", "seed", "seeds", "base_seeds")}  # these choose stages, and change none
-    of_base = {k: v for k, v in options.items() if k.startswith(("pretrain", "n_", "device"))}
     of_fixed = {k: v for k, v in options.items() if k.startswith(("te", "votes", "oracle"))}
-    of_base["code"] = code_of("model.py", "tasks.py", randomness, new_model, pretrain, batch)
-    of_base["mixture"] = MIXTURE
     of_fixed["code"] = code_of("decoder.py", "evaluate.py")
     options["code"] = code_of("lpo.py", "train_toy.py")
     rows, samples = [], []
     for name, keys, _ in jobs(cfg):
         if "experiment" not in keys:
-            result = run(name, [of_base], lambda: pretrain(cfg, keys["base_seed"], run.tick))
-            base = new_model(cfg)
-            base.load_state_dict(result["state"])
-        elif "level" not in keys:
-            result = fixed = run(name, [of_base, of_fixed],
+            base = base_model(cfg, keys["base_seed"], run)
+            continue
+        if "level" not in keys:
+            result = fixed = run(name, [base_key(cfg), of_fixed],
                                  lambda: measure_fixed(cfg, base, keys, run))
         else:
-            result = run(name, [of_base, of_fixed, options],
+            result = run(name, [base_key(cfg), of_fixed, options],
                          lambda: adapt(cfg, base, fixed, keys, run))
         rows += result["rows"]
         samples += result.get("samples", [])
