@@ -111,7 +111,7 @@ class Writing:
         self.tau_idx = torch.zeros(len(idx), T, dtype=torch.long, device=idx.device)
         self.places = lengths[:, None] + torch.arange(T, device=idx.device)  # (B,T), in idx
         self.rows = torch.arange(len(idx), device=idx.device)  # (R,)
-        self.t = torch.zeros((), dtype=torch.long, device=idx.device)  # the column to draw
+        self.t = torch.zeros(1, dtype=torch.long, device=idx.device)  # the column to draw
         self.cache = model.new_cache(*idx.shape) if hasattr(model, "new_cache") else None
 
     def from_start(self, width):
@@ -143,12 +143,12 @@ class Writing:
         self.t += 1
         self.decides = self.decides and self.decoder.level == "token"
 
-    def record(self, columns):
-        """from_newest() as a CUDA graph that serves for so many columns.  -> its replay"""
+    def record(self, width):
+        """from_newest() as a CUDA graph that serves up to a width of tokens.  -> its replay"""
         graph = torch.cuda.CUDAGraph()
         if self.generator is not None:
             graph.register_generator_state(self.generator)
-        self.cache.used += columns - 1
+        self.cache.used = width - 1  # the step to be recorded adds one
         with torch.cuda.graph(graph):
             self.from_newest()
         return graph.replay
@@ -211,7 +211,8 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
             writing.from_start(longest + column)
         else:
             if graphs and (column == 2 or column % stride == 0):  # the first step warms up
-                step = writing.record(min(stride, max_new_tokens - column))
+                last = min(column - column % stride + stride, max_new_tokens) - 1
+                step = writing.record(longest + last)
             step()
     return writing.rollout(eos)
 

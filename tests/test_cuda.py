@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from decoder import generate, response_logps, sample
+from decoder import aligned, generate, response_logps, sample
 from lpo import temperature_logps
 from test_lpo import END, PROMPTS, chi_square_p, rough_decoder, rough_model
 from test_train_toy import run
@@ -33,6 +33,36 @@ def test_the_sampler_draws_what_temperature_logps_says_on_the_gpu():
                    torch.Generator("cuda").manual_seed(0))
     p = temperature_logps(logits.double().expand(1, 7, 7), torch.arange(7)[None], (0.7,)).exp()
     assert chi_square_p(np.bincount(drawn.cpu(), minlength=7), p[0, :, 0].numpy()) > 1e-4
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_replayed_steps_are_the_steps(level):
+    """Bugs: a graph that replays its noise, its column or its cache's width; rows dropped beside
+    it. Greedy text equals the CPU's; each column's tokens have the probabilities of a
+    teacher-forced pass, by a z-test of each token and column. False alarm: 5e-4."""
+    prompts = [[i, j] for i in range(10) for j in (1, 7)]
+    model = rough_model(block_size=160, seed=14)
+    greedy = generate(model, prompts, 150, temperature=0, eos=END)
+    assert greedy.mask[:, 64].any() and not greedy.mask[:, 64].all()
+    model.cuda()
+    assert torch.equal(generate(model, prompts, 150, temperature=0, eos=END).tokens.cpu(),
+                       greedy.tokens)
+    decoder, prompts = rough_decoder(level).cuda(), prompts * 100
+    rollout = generate(model, prompts, 140, decoder=decoder,
+                       generator=torch.Generator("cuda").manual_seed(0))
+    with torch.no_grad():
+        logits, hidden = aligned(model, prompts, rollout.tokens)
+        every = torch.arange(11, device="cuda")[None, :, None].expand(len(logits), -1, 140)
+        text = torch.stack([temperature_logps(logits, tokens, decoder.temperatures)
+                            for tokens in every.unbind(1)], 2)  # (B,T,V,K)
+        if level == "token":
+            p = (text + decoder.response(hidden)[:, :, None]).logsumexp(-1).exp()
+        else:
+            p = text.gather(-1, rollout.tau_idx[:, :, None, None].expand(-1, 140, 11, -1)).exp()
+            p = p.squeeze(-1)
+    seen = torch.nn.functional.one_hot(rollout.tokens, 11)
+    z = (seen - p).sum(0) / (p * (1 - p)).sum(0).sqrt()  # (T,V)
+    assert z[(p * (1 - p)).sum(0) > 5].abs().max() < 5.2
 
 
 def test_the_main_job_runs_on_the_gpu(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from report import with_report
 
 ROOT = Path(__file__).parent.parent
-READING_ORDER = ("lpo", "model", "decoder", "tasks", "options", "stages", "evaluate", "plots",
-                 "train_toy")
+READING_ORDER = ("lpo", "model", "decoder", "tasks", "options", "stages", "pretrain", "evaluate",
+                 "plots", "train_toy")
 ALLOWED = {"lpo": {"torch"}, "model": {"torch", "transformers"}, "decoder": {"torch", "lpo"},
            "tasks": {"numpy", "tiktoken"}, "plots": {"numpy", "matplotlib"}}
 PAGES = [path for path in ROOT.rglob("*.py")
