@@ -132,45 +132,12 @@ class GPT(nn.Module):
 
     def load_hf_state_dict(self, state_dict):
         """Take GPT-2 weights under Hugging Face's names; ValueError if names or shapes differ."""
-        state = {name.removeprefix("transformer."): w for name, w in state_dict.items()
-                 if not name.endswith((".attn.bias", ".attn.masked_bias"))}  # causal-mask buffers
-        head = state.pop("lm_head.weight", None)
-        if head is not None and not torch.equal(head, state.get("wte.weight", head[:0])):
-            raise ValueError("lm_head.weight differs from wte.weight; give tied weights")
-        ours = {}
-        for name, weight in self.state_dict().items():
-            theirs = name
-            for old, new in HF_NAMES.items():
-                theirs = theirs.replace(old, new)
-            if theirs not in state:
-                raise ValueError(f"{theirs} is missing; is this a GPT-2 of {self.config}?")
-            w = state.pop(theirs)
-            if name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight")):
-                w = w.T  # theirs are (in, out), torch's linear layers (out, in)
-            if w.shape != weight.shape:
-                raise ValueError(f"{theirs} is {tuple(w.shape)}; {self.config} asks for {name} of "
-                                 f"{tuple(weight.shape)}")
-            ours[name] = w
-        if state:
-            raise ValueError(f"weights without a place here: {sorted(state)[:4]}; is this a GPT-2?")
-        self.load_state_dict(ours)
-        return self
+        import gpt2_weights  # a page that only those need who have such weights
+        return gpt2_weights.load(self, state_dict)
 
     @classmethod
     def from_pretrained(cls, name_or_folder):
         """GPT-2 from a folder that save_pretrained wrote, or by name where it can be downloaded."""
-        from transformers import GPT2LMHeadModel  # only here: nothing else needs transformers
-        theirs = GPT2LMHeadModel.from_pretrained(name_or_folder)
-        c = theirs.config
-        plain = dict(activation_function="gelu_new", scale_attn_weights=True, n_inner=None,
-                     scale_attn_by_inverse_layer_idx=False, layer_norm_epsilon=1e-5)
-        odd = {k: getattr(c, k) for k, v in plain.items() if getattr(c, k) not in (v, 4 * c.n_embd)}
-        if odd:
-            raise ValueError(f"{name_or_folder} has settings that are not GPT-2's own: {odd}")
-        model = cls(GPTConfig(c.vocab_size, c.n_positions, c.n_layer, c.n_head, c.n_embd))
-        return model.to(theirs.dtype).load_hf_state_dict(theirs.state_dict())
-
-
-HF_NAMES = {"token_embedding": "wte", "position_embedding": "wpe", "blocks.": "h.",
-            "norm1": "ln_1", "norm2": "ln_2", "qkv": "attn.c_attn", "out": "attn.c_proj",
-            "up": "mlp.c_fc", "down": "mlp.c_proj", "norm.": "ln_f."}
+        import gpt2_weights
+        theirs, config = gpt2_weights.pretrained(name_or_folder)
+        return cls(GPTConfig(**config)).to(theirs.dtype).load_hf_state_dict(theirs.state_dict())

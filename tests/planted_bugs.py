@@ -159,7 +159,7 @@ BUGS = [
         "the bias enters before the layer reads x; hidden while biases are zero"),
     Bug("another GELU", "model.py", 'approximate="tanh"', 'approximate="none"', "test_hugging_face",
         "GPT-2 has the tanh form"),
-    Bug("square weight not transposed", "model.py", '("qkv.weight", "out.weight", ',
+    Bug("square weight not transposed", "gpt2_weights.py", '("qkv.weight", "out.weight", ',
         '("qkv.weight", ', "test_hugging_face", "the only weight whose shape does not tell"),
     Bug("hidden state before the norm", "model.py",
         "hidden = self.norm(x)\n        return hidden @ self.token_embedding.weight.T, hidden",
