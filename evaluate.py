@@ -1,4 +1,4 @@
-"""What a policy earns on held-out prompts: rewards, win rates, votes, the oracle, intervals.
+"""What a policy earns on held-out prompts: rewards, win rates, votes, the oracle.
 
 A policy is what `generate` takes: a decoder, one temperature, or a table of temperatures. All
 results are rows of one tidy table (COLUMNS); figures and README tables are made from it alone.
@@ -36,10 +36,14 @@ def draw_prompts(experiment, split, n, rng):
 @dataclass
 class Outcome:
     """Responses to P prompts, S samples each."""
-    asked: list          # P of (task, prompt)
-    texts: list          # P lists of S texts
-    rewards: np.ndarray  # (P,S)
-    rollout: Rollout     # of P*S rows, prompt by prompt
+    asked: list       # P of (task, prompt)
+    texts: list       # P lists of S texts
+    scores: dict      # name -> (P,S): "reward", and the metrics of a task that is alone
+    rollout: Rollout  # of P*S rows, prompt by prompt
+
+    @property
+    def rewards(self):
+        return self.scores["reward"]
 
 
 def respond(model, asked, samples, generator, temperature=None, **policy):
@@ -60,9 +64,14 @@ def respond(model, asked, samples, generator, temperature=None, **policy):
     rollout = Rollout.cat(parts)
     tokens, lengths = rollout.tokens.tolist(), rollout.mask.sum(1).tolist()
     texts = [decode(ids[:n]) for ids, n in zip(tokens, lengths)]
-    rewards = [TASKS[name].reward(prompt, text) for (name, prompt), text in zip(rows, texts)]
+    answered = [(TASKS[name], prompt, text) for (name, prompt), text in zip(rows, texts)]
+    scores = {"reward": [task.reward(prompt, text) for task, prompt, text in answered]}
+    if len({name for name, _ in asked}) == 1:
+        for metric, measure in answered[0][0].metrics.items():
+            scores[metric] = [measure(prompt, text) for _, prompt, text in answered]
+    scores = {name: np.reshape(values, (len(asked), samples)) for name, values in scores.items()}
     texts = [texts[i:i + samples] for i in range(0, len(texts), samples)]
-    return Outcome(asked, texts, np.reshape(rewards, (len(asked), samples)), rollout)
+    return Outcome(asked, texts, scores, rollout)
 
 
 # --- numbers of an outcome -----------------------------------------------------------------------
@@ -83,12 +92,6 @@ def vote_accuracy(outcome, votes):
         right = [(solution(prompt) in group) / max(len(group), 1) for group in groups]
         result.append(np.mean(right))
     return np.array(result)
-
-
-def bootstrap(values, rng, times=2000):
-    """95 % interval of the mean of (P,) values, resampling prompts.  -> (low, high)"""
-    picks = rng.integers(len(values), size=(times, len(values)))
-    return np.quantile(values[picks].mean(1), [0.025, 0.975])
 
 
 def subtasks(asked):
@@ -115,12 +118,8 @@ def outcome_rows(outcome, **keys):
     cut = outcome.rollout.cut.cpu().numpy().reshape(outcome.rewards.shape)
     for subtask, index in groups(outcome.asked):
         here = keys | dict(subtask=subtask, n=len(index))
-        rows.append(row("reward", outcome.rewards[index].mean(), **here))
+        rows += [row(name, scores[index].mean(), **here) for name, scores in outcome.scores.items()]
         rows.append(row("cut", cut[index].mean(), **here))
-        for metric, measure in TASKS[subtask].metrics.items() if subtask else ():
-            values = [measure(outcome.asked[i][1], text)
-                      for i in index for text in outcome.texts[i]]
-            rows.append(row(metric, np.mean(values), **here))
         if subtask == "vote":
             rows += [row("vote_accuracy", vote_accuracy(outcome, votes).mean(), votes=votes, **here)
                      for votes in VOTES if votes <= samples]
@@ -154,27 +153,11 @@ def temperature_rows(outcome, temperatures, **keys):
     return rows
 
 
-def comparison_rows(ours, fixed, oracle, rng, **keys):
-    """Win rate against each fixed temperature, gain over the best one, share of the headroom.
-
-    fixed: {temperature: rewards (P,S)}. The best fixed one is picked on these very prompts, which
-    favours it; the oracle was searched on others.
-    """
-    rows = []
-    for subtask, index in groups(ours.asked):
-        here = keys | dict(subtask=subtask, n=len(index))
-        mine = ours.rewards[index]
-        for tau, rewards in fixed.items():
-            wins = win_rate(mine, rewards[index])
-            rows.append(row("win_rate", wins.mean(), temperature=tau, **here))
-        best = max(fixed.values(), key=lambda rewards: rewards[index].mean())[index].mean(1)
-        gain, room = mine.mean(1) - best, oracle[index].mean() - best.mean()
-        low, high = bootstrap(gain, rng)
-        rows += [row("gain", gain.mean(), **here), row("gain_low", low, **here),
-                 row("gain_high", high, **here)]
-        if room > 0:
-            rows.append(row("headroom_share", gain.mean() / room, **here))
-    return rows
+def win_rows(ours, fixed, **keys):
+    """Win rate against each fixed temperature, by reward.  ours: Outcome, fixed: measure_fixed's"""
+    return [row("win_rate", win_rate(ours.rewards[index], scores["reward"][index].numpy()).mean(),
+                n=len(index), temperature=tau, subtask=subtask, **keys)
+            for subtask, index in groups(ours.asked) for tau, scores in fixed.items()]
 
 
 def round_rows(cfg, outcome, sides, stats, keys):
@@ -209,6 +192,16 @@ def drawn_temperatures(outcome, temperatures):
     mask = outcome.rollout.mask.cpu().numpy()
     taus = np.array(temperatures)[outcome.rollout.tau_idx.cpu().numpy()]
     return np.broadcast_to(taus, mask.shape), mask
+
+
+def with_votes(outcome):
+    """The scores (P,S) of an outcome, and of the vote the accuracy by votes (P,1), as tensors."""
+    scores = dict(outcome.scores)
+    if {name for name, _ in outcome.asked} == {"vote"}:
+        for votes in VOTES:
+            if votes <= outcome.rewards.shape[1]:
+                scores[f"vote_accuracy@{votes}"] = vote_accuracy(outcome, votes)[:, None]
+    return {name: torch.as_tensor(values) for name, values in scores.items()}
 
 
 # --- the oracle: the best temperature per role, by brute force ------------------------------------
@@ -250,15 +243,15 @@ def test_set(cfg, experiment):
 
 
 def measure_fixed(cfg, model, keys, run):
-    """Every fixed temperature and the oracle on the test prompts.  -> rows, rewards, oracle"""
+    """Every fixed temperature and the oracle on the test prompts.  -> rows, scores of each"""
     gen, rng = randomness(cfg.device, "fixed", *keys.values())
     asked, samples = test_set(cfg, keys["experiment"])
-    rows, rewards = [], {}
+    rows, fixed, oracle = [], {}, {}
     for i, tau in enumerate(cfg.temperatures):
         run.tick(i / len(cfg.temperatures) * 0.7, f"temperature {tau}")
         outcome = respond(model, asked, samples, gen, temperature=tau)
         rows += outcome_rows(outcome, policy="fixed", temperature=tau, **keys)
-        rewards[tau] = torch.tensor(outcome.rewards)
+        fixed[tau] = with_votes(outcome)
     search = draw_prompts(keys["experiment"], "validation", cfg.oracle_prompts, rng)
     keys = keys | dict(policy="oracle")
     for votes in (8, None) if keys["experiment"] == "vote" else (None,):
@@ -270,23 +263,29 @@ def measure_fixed(cfg, model, keys, run):
                  if (found["metric"] == "vote_accuracy") == bool(votes)]
         rows += [row("oracle_temperature", tau, len(search), subtask=name, role=role, votes=votes,
                      **keys) for name, table in tables.items() for role, tau in table.items()]
-    return dict(rows=rows, rewards=rewards, oracle=torch.tensor(outcome.rewards))
+        oracle |= {name: x for name, x in with_votes(outcome).items()
+                   if name.startswith("vote_accuracy") == bool(votes)}
+    return dict(rows=rows, fixed=fixed, oracle=oracle)
 
 
 def measure_adaptive(cfg, model, decoder, fixed, keys, run):
-    """A trained decoder, its temperatures chosen greedily and sampled.  -> rows, example texts"""
-    gen, rng = randomness(cfg.device, "adapted", *keys.values())
+    """A trained decoder, its temperatures chosen greedily and sampled.
+
+    -> dict(rows, samples: example texts, scores: {how chosen: scores})
+    """
+    gen, _ = randomness(cfg.device, "adapted", *keys.values())
     asked, samples = test_set(cfg, keys["experiment"])
-    rewards = {tau: fixed["rewards"][tau].numpy() for tau in cfg.temperatures}
-    rows = []
+    rows, kept = [], {}
     for i, select in enumerate(("greedy", "sample")):
         run.tick(0.5 + 0.25 * i, f"evaluating, temperature by {select}")
         outcome = respond(model, asked, samples, gen, decoder=decoder, tau_select=select)
         here = keys | dict(policy="adaptive", select=select)
         rows += outcome_rows(outcome, **here)
         rows += temperature_rows(outcome, decoder.temperatures, **here)
-        rows += comparison_rows(outcome, rewards, fixed["oracle"].numpy(), rng, **here)
-    return rows, [keys | text for text in examples(outcome, decoder.temperatures)]
+        rows += win_rows(outcome, fixed["fixed"], **here)
+        kept[select] = with_votes(outcome)
+    texts = [keys | text for text in examples(outcome, decoder.temperatures)]
+    return dict(rows=rows, samples=texts, scores=kept)
 
 
 def examples(outcome, temperatures):

@@ -33,9 +33,16 @@ def by(rows, column):
 
 
 def adaptive(results, **wanted):
-    """Rows of the adaptive decoder, temperatures sampled, of the results' first variant."""
-    variant = results["config"]["variants"][0]
-    return where(results, policy="adaptive", select="sample", variant=variant, **wanted)
+    """Rows of single adaptive decoders, temperatures sampled, of the results' first variant."""
+    wanted = dict(select="sample", variant=results["config"]["variants"][0]) | wanted
+    return [row for row in where(results, policy="adaptive", **wanted)
+            if row["base_seed"] is not None]
+
+
+def pooled(results, **wanted):
+    """Rows of intervals.py, over all base models and decoders: likewise."""
+    wanted = dict(select="sample", variant=results["config"]["variants"][0]) | wanted
+    return where(results, policy="adaptive", base_seed=None, **wanted)
 
 
 def panels(n, columns, height, **options):

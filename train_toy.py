@@ -22,6 +22,7 @@ import torch
 import plots
 from decoder import AdaptiveDecoder, aligned, response_logps
 from evaluate import draw_prompts, measure_adaptive, measure_fixed, respond, round_line, round_rows
+from intervals import interval_rows
 from lpo import drawn, lpo_loss, nll_loss
 from options import parse
 from pretrain import base_key, base_model
@@ -60,10 +61,7 @@ def paired(cfg, outcome):
     """make_pairs by reward; top-k takes constraint first, then quality."""
     if cfg.pairing != "top-k":
         return make_pairs(outcome.rewards, cfg.pairing)
-    first, second = (np.array([[measure(prompt, text) for text in texts]
-                               for (_, prompt), texts in zip(outcome.asked, outcome.texts)])
-                     for measure in TASKS["constrained"].metrics.values())
-    return make_pairs(first, "top-k", second, cfg.top_k)
+    return make_pairs(outcome.scores["constraint"], "top-k", outcome.scores["quality"], cfg.top_k)
 
 
 def update(cfg, variant, lr, model, decoder, reference, sides, tick):
@@ -150,37 +148,40 @@ def jobs(cfg):
 
 
 def adapt(cfg, base, fixed, keys, run):
-    """Train a decoder and evaluate it.  -> dict(rows, samples, weights)"""
+    """Train a decoder and evaluate it.  -> dict(rows, samples, scores, weights)"""
     model, decoder, rows = train(cfg, base, keys, run)
-    measured, samples = measure_adaptive(cfg, model, decoder, fixed, keys, run)
-    return dict(rows=rows + measured, samples=samples, decoder=decoder.cpu().state_dict(),
-                model=model.cpu().state_dict() if cfg.model_lr else None)
+    result = measure_adaptive(cfg, model, decoder, fixed, keys, run)
+    return result | dict(rows=rows + result["rows"], decoder=decoder.cpu().state_dict(),
+                         model=model.cpu().state_dict() if cfg.model_lr else None)
+
+
+def stage_keys(cfg):
+    """What a measurement of fixed temperatures, and one of a trained decoder, depends on."""
+    options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "experiments", "levels",
+               "variants", "seed", "seeds", "base_seeds")}  # these choose stages, and change none
+    of_fixed = [base_key(cfg), code_of("decoder.py", "evaluate.py"), {
+        k: v for k, v in options.items() if k.startswith(("te", "votes", "oracle"))}]
+    return of_fixed, [of_fixed, options, code_of("lpo.py", "train_toy.py")]
 
 
 def main(cfg):
     run = Stages(cfg.out, {name: cost for name, _, cost in jobs(cfg)})
-    options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "experiments", "levels",
-               "variants", "seed", "seeds", "base_seeds")}  # these choose stages, and change none
-    of_fixed = {k: v for k, v in options.items() if k.startswith(("te", "votes", "oracle"))}
-    of_fixed["code"] = code_of("decoder.py", "evaluate.py")
-    options["code"] = code_of("lpo.py", "train_toy.py")
-    rows, samples = [], []
+    of_fixed, of_adaptive = stage_keys(cfg)
+    rows, samples, runs = [], [], []
     for name, keys, _ in jobs(cfg):
         if "experiment" not in keys:
             base = base_model(cfg, keys["base_seed"], run)
-            continue
-        if "level" not in keys:
-            result = fixed = run(name, [base_key(cfg), of_fixed],
-                                 lambda: measure_fixed(cfg, base, keys, run))
+        elif "level" not in keys:
+            fixed = run(name, of_fixed, lambda: measure_fixed(cfg, base, keys, run))
+            rows += fixed["rows"]
         else:
-            result = run(name, [base_key(cfg), of_fixed, options],
-                         lambda: adapt(cfg, base, fixed, keys, run))
-        rows += result["rows"]
-        samples += result.get("samples", [])
+            result = run(name, of_adaptive, lambda: adapt(cfg, base, fixed, keys, run))
+            rows, samples = rows + result["rows"], samples + result["samples"]
+            runs.append((keys, result["scores"], fixed))
     environment = dict(python=platform.python_version(), torch=torch.__version__, device=cfg.device,
                        machine=platform.machine(), threads=torch.get_num_threads())
     results = dict(schema=1, config=asdict(cfg), environment=environment, seconds=run.seconds,
-                   rows=rows, samples=samples)
+                   rows=rows + interval_rows(cfg, runs), samples=samples)
     write(Path(cfg.out) / "results.json", json.dumps(results))
     for path in plots.draw(results, Path(cfg.out)):
         print(path)

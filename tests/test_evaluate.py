@@ -30,15 +30,6 @@ def test_votes_split_ties_and_ignore_what_has_no_answer():
     assert vote_accuracy(outcome, 8).tolist() == [1]
 
 
-def test_bootstrap_interval_is_that_of_the_mean():
-    """Against the normal approximation, of which it falls short by about 1 / (2 n)."""
-    values = np.random.default_rng(0).normal(2.0, 3.0, 400)
-    low, high = evaluate.bootstrap(values, np.random.default_rng(1), times=20_000)
-    error = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - error, abs=0.04)
-    assert high == pytest.approx(values.mean() + error, abs=0.04)
-
-
 class Parrot(torch.nn.Module):
     """A language model that has learned one response, with noise: token t follows the prompt's."""
 

@@ -11,7 +11,7 @@ from report import with_report
 
 ROOT = Path(__file__).parent.parent
 READING_ORDER = ("lpo", "model", "decoder", "tasks", "options", "stages", "pretrain", "evaluate",
-                 "plots", "train_toy")
+                 "intervals", "plots", "train_toy")
 ALLOWED = {"lpo": {"torch"}, "model": {"torch", "gpt2_weights"}, "decoder": {"torch", "lpo"},
            "tasks": {"numpy", "tiktoken"}, "plots": {"numpy", "matplotlib"}}
 PAGES = [path for path in ROOT.rglob("*.py")
