@@ -105,15 +105,15 @@ def impossible(side, variant):
     return torch.stack([x.isneginf().all(-1) for x in logps]).any(0)
 
 
-def train(cfg, base, keys, run):
-    """The LPO loop on one experiment.  -> model, decoder, rows"""
+def train(cfg, base, keys, run, draw=draw_prompts):
+    """The LPO loop on one experiment, whose prompts `draw` draws.  -> model, decoder, rows"""
     gen, rng = randomness(cfg.device, "train", *keys.values())
     model, rows = copy.deepcopy(base), []
     decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, keys["level"]).to(cfg.device)
     for rnd in range(cfg.rounds):
         if rnd == 0 or cfg.reference == "round":
             reference = copy.deepcopy(model), copy.deepcopy(decoder)
-        asked = draw_prompts(keys["experiment"], "train", cfg.prompts, rng)
+        asked = draw(keys["experiment"], "train", cfg.prompts, rng)
         outcome = respond(model, asked, cfg.responses, gen, decoder=decoder)
         pairs = paired(cfg, outcome)
         if not pairs[0]:

@@ -1,13 +1,12 @@
 """The house rules that a machine can check: who imports whom, and how long a page is."""
 import ast
-import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from report import with_report
+import report
 
 ROOT = Path(__file__).parent.parent
 READING_ORDER = ("lpo", "model", "decoder", "tasks", "options", "stages", "pretrain", "evaluate",
@@ -49,12 +48,15 @@ def test_pages_are_short():
             assert len(line) <= 100, f"{path.name}:{number}"
 
 
-def test_the_readme_has_the_numbers_of_the_results():
+@pytest.mark.parametrize("page", ["README.md", "RESULTS.md"])
+def test_pages_have_the_numbers_of_the_results(page):
     """Rebuilt by report.py --write, never typed by hand."""
-    results = json.loads((ROOT / "figures/results.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    assert with_report(readme, results) == readme
-    assert results["config"]["base_seeds"] >= 3
+    results, sweeps = (report.load(ROOT / "figures" / name)
+                       for name in ("results.json", "ablations.json"))
+    text = (ROOT / page).read_text()
+    assert report.filled(text, results, sweeps) == text
+    assert len(report.MARK.findall(text)) == text.count("<!-- end -->") > 2
+    assert results["config"]["base_seeds"] >= 3 and results["config"]["seeds"] >= 5
 
 
 def test_the_readme_names_what_is_there():

@@ -1,0 +1,91 @@
+"""The sweeps run, say what they measured, and rest on an identity that is checked exactly."""
+import itertools
+import math
+
+import pytest
+import torch
+
+import ablations
+import sweep_plots
+from evaluate import measure_fixed
+from lpo import ResponseLogps, score
+from options import parse
+from pretrain import new_model
+
+TINY = ("--device cpu --rounds 2 --prompts 12 --responses 4 --steps 2 --test-prompts 6 "
+        "--test-samples 2 --votes 8 --oracle-prompts 3 --temperatures 0,0.5,1").split()
+NAMES = ("pairs", "gradient", "change", "unfrozen", "failure")
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_the_latent_gradient_is_the_mean_of_the_separate_one(level):
+    """Section 10 of RESULTS.md: given the text, with the reference at the policy's start, the mean
+    of separate's gradient over the posterior of the temperatures is latent's (at the sequence
+    level, the exact one's), by enumeration of all temperature strings."""
+    T, K = 3, 3
+    gen = torch.Generator().manual_seed(0)
+    text = torch.randn(1, T, K, generator=gen, dtype=torch.float64).abs().neg()  # log P(y | tau)
+    L = T if level == "token" else 1
+    raw = torch.randn(1, L, K, generator=gen, dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(1, T, dtype=torch.bool)
+
+    def gradient(variant, idx, **options):
+        logps = raw.log_softmax(-1)
+        r = ResponseLogps(logps, torch.tensor([idx]), mask, text, text, logps.detach())
+        return torch.autograd.grad(score(r, variant, **options).sum(), raw)[0]
+    total, mean, prior = 0.0, 0.0, raw.detach().softmax(-1)[0]
+    for idx in itertools.product(range(K), repeat=L):
+        drawn = idx if level == "token" else idx * T
+        p = math.prod(prior[t, k].item() for t, k in enumerate(idx))
+        p *= math.exp(sum(text[0, t, k].item() for t, k in enumerate(drawn)))
+        total, mean = total + p, mean + p * gradient("separate", idx)
+    latent = gradient("latent", [0] * L, exact_sequence=level == "sequence")
+    assert torch.allclose(mean / total, latent, atol=1e-12)
+    printed = gradient("latent", [0] * L)
+    assert torch.allclose(printed, latent) == (level == "token")  # the printed sum is not exact
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    cfg = parse(TINY, "")
+    monkeypatch.setattr(ablations, "PAIRS", (2, 4))
+    monkeypatch.setattr(ablations, "GRID", [(0.5, 1e-3)] * 3)
+    torch.manual_seed(0)
+    return cfg, new_model(cfg)
+
+
+@pytest.mark.parametrize("sweep", NAMES)
+def test_every_kind_of_job_runs(sweep, tiny):
+    """One job of each setting; every value is a finite number."""
+    cfg, base = tiny
+    jobs, do = ablations.SWEEPS[sweep]
+    done, rows, fixed = set(), [], {}
+    for job in jobs():
+        kind = job.get("setting"), sweep == "failure" and job.get("variant")
+        if kind in done:
+            continue
+        done.add(kind)
+        e, keys = job["experiment"], job | dict(base_seed=0, seed=0)
+        if e not in fixed:
+            fixed[e] = measure_fixed(cfg, base, dict(experiment=e, base_seed=0), ablations.Silent())
+            fixed[e]["oracle"]["reward"] += 10  # an untrained model has no headroom
+        found = [dict(sweep=sweep) | keys | row for row in do(cfg, base, fixed[e], keys)]
+        assert found, kind
+        rows += found
+    assert all(math.isfinite(row["value"]) for row in rows)
+    assert tuple(ablations.SWEEPS) == NAMES
+
+
+def test_a_sweep_is_kept_and_drawn(tmp_path, monkeypatch):
+    """The program end to end, in this process: base model, fixed temperatures, jobs, figure."""
+    cfg = parse([*TINY, "--pretrain-steps", "6", "--out", str(tmp_path)], "")
+    rows = []
+    for jobs in ablations.phases(cfg, ["gradient"]):
+        for job in jobs:
+            if job[2].get("experiment", "mix") == "mix":
+                rows += ablations.do(job)
+                assert ablations.do(job) == rows[-len(ablations.do(job)):] or not rows
+    forms = {row["variant"] for row in rows}
+    assert forms == {"latent", "separate", "latent, exact", "nll"}
+    drawn = [path.stem for path in sweep_plots.draw(dict(rows=rows), tmp_path)]
+    assert drawn == ["sweep_gradient"]
