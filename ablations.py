@@ -352,7 +352,7 @@ def do(work):
 
 
 def phases(cfg, sweeps):
-    """Jobs that may run beside each other: base models, then fixed temperatures, then the sweeps."""
+    """Jobs that may run beside each other: base models, fixed temperatures, then the sweeps."""
     bases = [dict(base_seed=b) for b in range(cfg.base_seeds)]
     lengths = {cfg.pretrain_steps, *(STEPS if "failure" in sweeps else ())}
     yield [(replace(cfg, pretrain_steps=n), "base", keys) for n in lengths for keys in bases]

@@ -28,9 +28,9 @@ def resampled(bases, seeds, P, rng, times=1000):
 def interval_rows(cfg, runs):
     """Means over all runs of a kind, each with the ends of its interval (_low, _high).  -> rows
 
-    runs: (keys, {how chosen: scores}, measure_fixed's result) of each. The best fixed temperature is
-    the one of highest mean on these very prompts, for each base model, which favours it; the oracle
-    was searched on others.
+    runs: (keys, {how chosen: scores}, measure_fixed's result) of each. The best fixed temperature
+    is the one of highest mean on these very prompts, for each base model, which favours it; the
+    oracle was searched on others.
     """
     rows, kinds = [], {}
     for keys, scores, fixed in runs:

@@ -299,7 +299,8 @@ def unfrozen(results, sweeps):
                 cells += [spread(first, 2) if first else "-", spread(reward, 2) if reward else "-",
                           f"{moved[0]:+.2f}, {moved[1]:+.2f}",
                           f"{100 * lost[0]:.1f}, {100 * lost[1]:.1f}"]
-                cells.append(f"{np.mean(runs(sweeps, metric='corpus loss', **mine) or [np.nan]):.2f}")
+                corpus = runs(sweeps, metric="corpus loss", **mine)
+                cells.append(f"{np.mean(corpus):.2f}" if corpus else "-")
             rows.append([setting, f"{lr:g}", *cells])
     return table(["loss", "model lr", *(f"{e}: {name}" for e in experiments for name in (
         "reward after round 1", "at the end", "log-ratio chosen, rejected",

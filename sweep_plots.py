@@ -85,8 +85,8 @@ def gradient(sweeps):
     figure.axes[1].minorticks_off()
     figure.axes[0].set_ylabel("beta 1, last layer")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle("The latent gradient has the separate one's mean and less noise; on mix, at the "
-                    "sequence level, only the exact one")
+    figure.suptitle("The latent gradient has the separate one's mean and less noise; on mix, at "
+                    "the sequence level, only the exact one")
     return figure
 
 
