@@ -1,7 +1,7 @@
 """The sweeps behind RESULTS.md: what each loss costs, what each option does, and where it fails.
 
     python ablations.py                              all of them, one process a core
-    python ablations.py --sweeps pairs,gradient --base-seeds 1 --seeds 1
+    python ablations.py --sweeps pairs,gradient --base-seeds 1
 
 Rows go to ablations.json in the main job's folder, whose base models they share; a finished job is
 kept and reused. Everything is tuned on validation prompts and reported on test prompts.
@@ -27,6 +27,7 @@ import options
 from decoder import AdaptiveDecoder, Rollout, aligned, response_logps
 from evaluate import draw_prompts, measure_fixed, respond, test_set
 from lpo import drawn, log_ratio, lpo_loss, nll_loss
+from plots import to_json
 from pretrain import base_model
 from stages import Stages, code_of, randomness, write
 from tasks import CATEGORIES, EOS, PROMPT_LENGTH, corpus, encode
@@ -41,7 +42,8 @@ CHANGES = {  # one option at a time, everything else as the main job has it
     "responses": (2, 4, 8, 16, 32),
     "rounds": (1, 2, 3, 6, 12),  # of the same number of prompts and updates together
     "pairing": ("best-worst", "all", "top-k"),
-    "reference": ("round", "initial")}
+    "reference": ("round", "initial"),
+    "decoder_reference": (False, True)}  # of `separate`: as the paper prints it, or the round's
 UNFROZEN = {  # the joint and the latent loss with the language model trained too
     "joint": {}, "latent": dict(variant="latent"), "joint, no temperature 0": dict(coldest=0.2),
     "joint, temperature 1 only": dict(coldest=1.0, hottest=1.0),
@@ -161,7 +163,8 @@ def change_jobs():
     for experiment, variant in itertools.product(LEVEL, ("latent", "separate")):
         for option, values in CHANGES.items():
             for value in values:
-                if value != "top-k" or experiment == "constrained":
+                if (value != "top-k" or experiment == "constrained") and (
+                        option != "decoder_reference" or variant == "separate"):
                     yield dict(experiment=experiment, level=LEVEL[experiment], variant=variant,
                                setting=option, x=value)
 
@@ -182,9 +185,9 @@ def change(cfg, base, fixed, keys):
 
 
 def unfrozen_jobs():
-    for experiment, setting, lr in itertools.product(("mix", "constrained"), UNFROZEN, MODEL_LR):
-        if lr or not UNFROZEN[setting] or setting == "latent":
-            yield dict(experiment=experiment, level="token", setting=setting, x=lr)
+    for setting, lr in itertools.product(UNFROZEN, MODEL_LR):
+        if lr or setting in ("joint", "latent"):
+            yield dict(experiment="mix", level="token", setting=setting, x=lr)
 
 
 def unfrozen(cfg, base, fixed, keys):
@@ -372,7 +375,7 @@ def main(arguments):
                 print(f"\r{i}/{len(jobs)} jobs, {time.monotonic() - began:.0f} s ",
                       end="" if sys.stderr.isatty() and i < len(jobs) else "\n", file=sys.stderr)
     rows.sort(key=lambda row: json.dumps(row, sort_keys=True))
-    write(Path(arguments.out) / "ablations.json", json.dumps(dict(
+    write(Path(arguments.out) / "ablations.json", to_json(dict(
         seconds=round(time.monotonic() - began), workers=arguments.workers, rows=rows)))
 
 
@@ -381,7 +384,7 @@ if __name__ == "__main__":
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", default=",".join(SWEEPS), help="comma-separated (%(default)s)")
     parser.add_argument("--base-seeds", type=int, default=3, help="base models (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=2, help="seeds on each (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds on each (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(%(default)s here)")
     parser.add_argument("--out", default="out", help="folder, as the main job's (%(default)s)")
     try:

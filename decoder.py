@@ -47,6 +47,8 @@ class AdaptiveDecoder(nn.Module):
 
     def forward(self, hidden):
         """log P(tau_k | h).  (...,C) -> (...,K)"""
+        if hidden.shape[-1:] != self.mlp[0].weight.shape[1:]:
+            raise ValueError(f"hidden is {*hidden.shape,}; give (..., {self.mlp[0].in_features})")
         return F.log_softmax(self.mlp(hidden), dim=-1)
 
     def response(self, hidden):
@@ -85,14 +87,16 @@ def sample(logits, tau, generator=None):
     return (logits + tau[:, None] * noise.to(logits.device)).argmax(-1)
 
 
-def right_padded(model, prompts, extra):
-    """Prompts beside `extra` free columns.  -> idx (B, longest + extra), lengths (B,)"""
-    if not prompts or not all(len(p) for p in prompts):
-        raise ValueError("prompts must be a non-empty list of non-empty token lists")
+def right_padded(model, prompts, B, extra):
+    """B prompts beside `extra` free columns.  -> idx (B, longest + extra), lengths (B,)"""
+    config = getattr(model, "config", None)
+    limit, V = (getattr(config, name, math.inf) for name in ("block_size", "vocab_size"))
+    fits = [isinstance(p, (list, tuple)) and p and 0 <= min(p) <= max(p) < V for p in prompts]
+    if len(fits) != B or not all(fits):
+        raise ValueError(f"prompts is {prompts!r:.60}; give {B} non-empty lists of ids below {V}")
     device = next(model.parameters()).device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     width = int(lengths.max()) + extra
-    limit = getattr(getattr(model, "config", None), "block_size", width)
     if width > limit:
         raise ValueError(f"a prompt of {width - extra} tokens and {extra} new ones exceed the "
                          f"model's context of {limit}; shorten one of them")
@@ -114,11 +118,13 @@ class Writing:
         self.t = torch.zeros(1, dtype=torch.long, device=idx.device)  # the column to draw
         self.cache = model.new_cache(*idx.shape) if hasattr(model, "new_cache") else None
 
-    def from_start(self, width):
+    def from_start(self, width, check):
         """Draw a column from all tokens up to a width; each row's newest is at its own place."""
         seen = self.idx[self.rows, :width]
         logits, hidden = self.model(seen) if self.cache is None else self.model(seen, self.cache)
         newest = torch.arange(len(seen), device=seen.device), self.places[self.rows, self.t] - 1
+        if check and not (logits[newest] < math.inf).all():  # waits for the device
+            raise ValueError("the model's logits are NaN or infinite; lower its learning rate?")
         self.draw(logits[newest], hidden[newest])
 
     def from_newest(self):
@@ -189,14 +195,16 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
         raise ValueError("give either a decoder or a temperature")
     if tau_select not in ("sample", "greedy"):
         raise ValueError(f"unknown tau_select {tau_select!r}; choose 'sample' or 'greedy'")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; give at least 1")
-    idx, lengths = right_padded(model, prompts, max_new_tokens)
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; give a whole number >= 1")
+    idx, lengths = right_padded(model, prompts, max(1, len(prompts)), max_new_tokens)
     taus = torch.as_tensor(temperature if decoder is None else decoder.temperatures,
-                           dtype=torch.float32, device=idx.device)
-    if not (taus.isfinite() & (taus >= 0)).all():
-        raise ValueError(f"temperature is {temperature}; give finite numbers >= 0")
-    taus = taus.expand(len(idx), max_new_tokens) if decoder is None else taus
+                           dtype=torch.float64, device=idx.device)
+    shape = (len(idx), max_new_tokens) if decoder is None else taus.shape
+    fits = taus.dim() <= 2 and all(n in (1, m) for n, m in zip(taus.shape[::-1], shape[::-1]))
+    if not fits or not ((0 <= taus) & (taus < 1e30)).all():  # hotter ones would overflow
+        raise ValueError(f"temperature is {taus.tolist()!r:.60}; give numbers >= 0 for {(*shape,)}")
+    taus = taus.float().expand(shape)
     writing = Writing(model, idx, lengths, max_new_tokens, decoder, taus, tau_select == "greedy",
                       generator)
     graphs = writing.cache is not None and idx.is_cuda and (
@@ -208,7 +216,7 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
             if not writing.drop_finished(column, eos):
                 break
         if column == 0 or writing.cache is None:
-            writing.from_start(longest + column)
+            writing.from_start(longest + column, check=column == 0)
         else:
             if graphs and (column == 2 or column % stride == 0):  # the first step warms up
                 last = min(column - column % stride + stride, max_new_tokens) - 1
@@ -222,7 +230,7 @@ def aligned(model, prompts, tokens):
 
     B token lists, (B,T) -> (B,T,V), (B,T,C); column 0 comes from the last prompt token.
     """
-    idx, lengths = right_padded(model, prompts, tokens.shape[1])
+    idx, lengths = right_padded(model, prompts, *tokens.shape)
     columns = lengths[:, None] + torch.arange(tokens.shape[1], device=idx.device)  # (B,T)
     logits, hidden = model(idx.scatter(1, columns, tokens))
     rows = torch.arange(len(prompts), device=idx.device)[:, None]

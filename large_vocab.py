@@ -41,7 +41,7 @@ def sweep(logits, tokens, temperatures, weigh, grad=None):
     (B, T, V), K, device = logits.shape, len(temperatures), logits.device
     dtype = torch.promote_types(logits.dtype, torch.float32)  # bfloat16 is too coarse for sums
     info, tau = torch.finfo(dtype), torch.tensor(temperatures, dtype=dtype, device=device)
-    warm = tau.nonzero().squeeze(-1)  # (P,): which temperatures are not 0
+    warm = (tau > info.tiny).nonzero().squeeze(-1)  # (P,): which are not 0, nor as good as
     tau, P = tau[warm], len(warm)
     size = 2**20 if device.type == "cpu" else 2**23  # of a block's powers
     m = max(1, size // (max(1, P) * V))
@@ -146,6 +146,12 @@ def checked(logits, tokens, temperatures, tau_logps=None):
                             ("tau_logps", tau_logps, [(B, T, K), (B, 1, K)])):
         if x is not None and x.shape not in shapes:
             raise ValueError(f"{name} is {tuple(x.shape)}; give {' or '.join(map(str, shapes))}")
+        if x is not None and x.device != logits.device:
+            raise ValueError(f"{name} is on {x.device}; give it on {logits.device}")
+    if tokens.dtype != torch.long or ((tokens < 0) | (tokens >= V)).any():
+        raise ValueError(f"tokens is {tokens.dtype}; give long, 0 to {V - 1}")
+    if tau_logps is not None and not tau_logps.is_floating_point():
+        raise ValueError(f"tau_logps is {tau_logps.dtype}; give floats")
     return temperatures
 
 

@@ -8,7 +8,6 @@ B responses, T tokens (padded), K temperatures, V vocabulary; column t is one sa
 """
 import math
 from dataclasses import dataclass, replace
-
 import torch
 import torch.nn.functional as F
 
@@ -24,12 +23,14 @@ class ResponseLogps:
 
 def temperature_logps(logits, tokens, temperatures):
     """log P(y_t | tau_k) = log_softmax(l_t / tau_k)[y_t].  (B,T,V), (B,T), K floats -> (B,T,K)"""
-    if not all(0 <= tau < math.inf for tau in temperatures):
+    if not len(temperatures) or not all(0 <= tau < math.inf for tau in temperatures):
         raise ValueError(f"temperatures are {temperatures}; give finite numbers >= 0")
-    shifted = logits - logits.amax(-1, keepdim=True).detach()  # a tiny tau must not overflow
-    columns = []
+    outside = (tokens < 0) | (tokens >= logits.shape[-1])
+    if tokens.dtype != torch.long or tokens.shape != logits.shape[:-1] or outside.any():
+        raise ValueError(f"tokens is {tokens.dtype} {*tokens.shape,}; give long (B,T), 0 to V - 1")
+    shifted, columns = logits - logits.amax(-1, keepdim=True).detach(), []  # no tau may overflow
     for tau in temperatures:
-        if tau > 0:
+        if tau > torch.finfo(logits.dtype).tiny:  # those below would be 0, or 1 / tau infinite
             logps = F.log_softmax(shifted / tau, dim=-1)
         else:  # the limit from above: all mass on the arg-max, on a tie the lowest index
             logps = torch.full_like(shifted, -math.inf).scatter(-1, logits.argmax(-1, True), 0.0)
@@ -76,17 +77,18 @@ SCORES = {"joint": joint_score, "separate": separate_score, "latent": latent_sco
 VARIANTS = tuple(SCORES)
 
 def prepared(r):
-    """Shapes checked, padding filled with 0 (a mask times NaN is NaN), the reference detached."""
-    (B, T), (L, K), fields = r.mask.shape, r.tau_logps.shape[1:], {}
-    if r.mask.dtype != torch.bool or L not in (1, T) or not r.mask.any(-1).all():
-        raise ValueError(f"mask is {r.mask.dtype} {(B, T)}, tau_logps has {L} columns; give a bool "
-                         "mask with a response token in every row, and 1 or T columns")
-    for name, x in [(name, x) for name, x in vars(r).items() if x is not None]:
-        shape = (B, L if "tau" in name else T, K)[:3 if name.endswith("logps") else 2]
-        if x.shape != shape:
-            raise ValueError(f"{name} is {tuple(x.shape)}; mask and tau_logps ask for {shape}")
+    """Checked; padding filled with 0 (a mask times NaN is NaN); the reference detached."""
+    B, T, (L, K), fields = len(r.mask), r.mask.shape[-1], (1, 1, *r.tau_logps.shape)[-2:], {}
+    for name, x in sorted((name, x) for name, x in vars(r).items() if x is not None):
+        shape = (B, 1 if "tau" in name and L == 1 else T, K)[:3 if name.endswith("logps") else 2]
+        kind = dict(mask=torch.bool, tau_idx=torch.long).get(name, torch.result_type(x, 0.5))
+        if (x.shape, x.dtype, x.device) != (shape, kind, r.mask.device):
+            raise ValueError(f"{name} is {x.dtype} {*x.shape,} {x.device}; give {kind} {shape}")
         if shape[1] == T:
             x = x.masked_fill(~r.mask[..., None] if x.dim() == 3 else ~r.mask, 0)
+        wrong = dict(mask=~x.any(-1), tau_idx=(x < 0) | (x >= K)).get(name, ~(x < math.inf))
+        if wrong.any():
+            raise ValueError(f"{name}: no NaN/inf; indices in 0..{K - 1}; a token in every row")
         fields[name] = x.detach() if name.startswith("ref_") else x
     return replace(r, **fields)
 
@@ -96,16 +98,15 @@ def score(response, variant, exact_sequence=False):
         raise ValueError(f"unknown variant {variant!r}; choose from {sorted(SCORES)}")
     if variant != "separate" and (response.text_logps is None or response.ref_text_logps is None):
         raise ValueError(f"{variant!r} needs text_logps and ref_text_logps (equal while frozen)")
-    if not exact_sequence:
-        return SCORES[variant](prepared(response))
-    if variant != "latent" or response.tau_logps.shape[1] != 1:
+    if exact_sequence and (variant != "latent" or response.tau_logps.shape[1:-1] != (1,)):
         raise ValueError("exact_sequence is for `latent` with a sequence-level decoder")
-    return latent_score(prepared(response), exact_sequence=True)
+    r = prepared(response)
+    return latent_score(r, exact_sequence=True) if exact_sequence else SCORES[variant](r)
 
 def lpo_loss(chosen, rejected, variant, beta, exact_sequence=False):
     """-log sigmoid(beta * (score(chosen) - score(rejected))), one loss a pair.  -> (B,)"""
-    if not 0 < beta < math.inf:
-        raise ValueError(f"beta is {beta}; give a finite number > 0")
+    if not 0 < beta < math.inf or len(chosen.mask) != len(rejected.mask):
+        raise ValueError(f"beta is {beta}; give a finite one > 0, and as many chosen as rejected")
     margin = score(chosen, variant, exact_sequence) - score(rejected, variant, exact_sequence)
     return -F.logsigmoid(beta * margin)
 

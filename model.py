@@ -91,7 +91,6 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -117,10 +116,12 @@ class GPT(nn.Module):
 
         With a cache, idx holds the tokens after its `pos`, and `pos` moves on by T.
         """
-        T = idx.shape[1]
+        T, limit = idx.shape[-1] if idx.dim() else 0, self.config.block_size
+        if idx.dim() != 2 or idx.dtype != torch.long or 0 in idx.shape or T > limit:
+            raise ValueError(f"idx is {idx.dtype} {*idx.shape,}; give long (B,T), T up to {limit}")
         if cache is None:
-            if T > self.config.block_size:
-                raise ValueError(f"{T} tokens exceed the context of {self.config.block_size}")
+            if idx.is_cpu and ((idx < 0) | (idx >= self.config.vocab_size)).any():  # a GPU waits
+                raise ValueError(f"idx has ids outside 0 to {self.config.vocab_size - 1}")
             positions = torch.arange(T, device=idx.device)
         else:
             positions = cache.advance(T)

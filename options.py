@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
     """One sentence on stderr and exit status 2, without the usage that hides it."""
 
     def error(self, message):
-        self.exit(2, f"error: {message}; see --help\n")
+        self.exit(2, f"error: {' '.join(message.split())}; see --help\n")
 
 
 def parse(argv, description):
@@ -79,8 +79,8 @@ def parse(argv, description):
     try:
         for f in fields(Config):
             if f.type is tuple and f.name in given:
-                parts = [part.strip() for part in given[f.name].split(",") if part.strip()]
-                given[f.name] = tuple(map(float, parts) if f.name == "temperatures" else parts)
+                parts = given[f.name].split(",")
+                given[f.name] = tuple(part.strip() for part in parts if part.strip())
         values = given if not given.pop("quick") else QUICK | given
         return checked(Config(**values))
     except ValueError as error:
@@ -92,15 +92,23 @@ def checked(cfg):
     for f in fields(cfg):
         name, value, choices = "--" + f.name.replace("_", "-"), getattr(cfg, f.name), f.metadata
         values = value if f.type is tuple else (value,)
+        if not isinstance(value, (int, float) if f.type is float else f.type):
+            raise ValueError(f"{name} is {value!r}; give a {f.type.__name__}")
         if choices["choices"] and not (values and set(values) <= set(choices["choices"])):
             raise ValueError(f"{name} is {', '.join(map(str, values)) or 'empty'}; choose from "
                              f"{', '.join(choices['choices'])}")
+        if choices["choices"] and len(set(values)) < len(values):
+            raise ValueError(f"{name} is {', '.join(map(str, values))}; name each once")
         least = {"seed": 0, "model_lr": 0}.get(f.name, 1 if f.type is int else 0)
         if f.type in (int, float):
             open_end = f.type is float and f.name != "model_lr"
-            if not (least < value if open_end else least <= value) or not value < math.inf:
+            if not (least < value if open_end else least <= value) or not value < 1e18:
                 raise ValueError(f"{name} is {value}; give a finite number "
                                  f"{'>' if open_end else '>='} {least}")
+    try:
+        cfg = replace(cfg, temperatures=tuple(map(float, cfg.temperatures)))
+    except (ValueError, TypeError):
+        raise ValueError(f"--temperatures is {cfg.temperatures}; give numbers") from None
     checked_temperatures(cfg.temperatures)
     GPTConfig(1, 1, cfg.n_layer, cfg.n_head, cfg.n_embd)
     if cfg.pairing == "top-k" and cfg.experiments != ("constrained",):

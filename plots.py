@@ -4,7 +4,9 @@ Each figure is one function from results to a matplotlib figure, or to None when
 its rows. Lines and bars are means over seeds, error bars one standard deviation over them.
 """
 import json
+import os
 import sys
+import zlib
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +19,38 @@ LEVELS = {"token": TOKEN, "sequence": SEQUENCE}
 SUBTASKS = ("math", "general", "story", "repeats", "constrained", "vote")
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
          "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "axes.titlesize": 10.5}
+
+
+def to_json(results):
+    """The text of a file of results, which carries its own checksum."""
+    body = {key: x for key, x in results.items() if key != "crc32"}
+    return json.dumps(body | dict(crc32=zlib.crc32(json.dumps(body).encode())))
+
+
+def load(path):
+    """Saved results; ValueError on a file that is missing, damaged or of another program."""
+    try:
+        results = json.loads(Path(path).read_text())
+        if results.get("schema", 1) != 1:
+            raise ValueError(f"schema {results['schema']}")
+        if json.loads(to_json(results))["crc32"] != results["crc32"]:
+            raise ValueError("checksum")
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is missing, damaged or of another program "
+                         f"({type(error).__name__}: {str(error)[:60]!r}); make it anew") from None
+    return results
+
+
+def save(figure, path):
+    """Beside, then renamed: a run that is stopped leaves no half figure."""
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        figure.savefig(beside, dpi=120, format="png")
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ValueError(f"cannot write {path}: {error.strerror}; make room, then run the same "
+                         "command again") from None
 
 
 def where(results, **wanted):
@@ -297,11 +331,14 @@ def draw(results, folder):
             figure = make(results)
             if figure is not None:
                 path = Path(folder) / f"{name}.png"
-                figure.savefig(path, dpi=120)
+                save(figure, path)
                 yield path
 
 
 if __name__ == "__main__":
     source = Path(sys.argv[1] if len(sys.argv) > 1 else "out/results.json")
-    for path in draw(json.loads(source.read_text()), source.parent):
-        print(path)
+    try:
+        for path in draw(load(source), source.parent):
+            print(path)
+    except ValueError as error:
+        sys.exit(f"error: {error}")

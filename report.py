@@ -6,19 +6,20 @@
 Results are read from out/results.json and out/ablations.json, the paper's numbers from this page.
 """
 import argparse
-import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 
+import plots
 import sweep_plots
 from plots import adaptive, draw, pooled, where
 from stages import write
 
 HERE = Path(__file__).parent
 KEPT = ("mean_temperature", "repeats", "non_greedy")  # of single decoders; pooled rows are all kept
-MARK = re.compile(r"(<!-- (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEVELS = ("sequence", "token")
 NAMES = {"latent": "latent", "separate": "separate", "nll": "NLL"}
 
@@ -265,7 +266,8 @@ def gradient(results, sweeps):
 def change(results, sweeps):
     """Share of the headroom with one option changed, experiments 1 to 3."""
     rows = []
-    for option in ("beta", "lr", "responses", "rounds", "pairing", "reference"):
+    for option in ("beta", "lr", "responses", "rounds", "pairing", "reference",
+                   "decoder_reference"):
         for x in known(sweeps, "change", "x", setting=option):
             cells = []
             for variant in ("latent", "separate"):
@@ -378,7 +380,7 @@ TABLES = {f.__name__: f for f in (
 
 def filled(page, results, sweeps):
     """A page's text with every marked table made anew; KeyError on a mark without a table."""
-    return MARK.sub(lambda m: m[1] + TABLES[m[2]](results, sweeps) + m[3], page)
+    return MARK.sub(lambda m: f"{m[1]}{TABLES[m[2]](results, sweeps)}\n{m[3]}", page)
 
 
 def packed(rows):
@@ -391,7 +393,7 @@ def packed(rows):
 
 def load(path):
     """Results or sweeps, packed or as they were written."""
-    saved = json.loads(Path(path).read_text())
+    saved = plots.load(path)
     if "columns" in saved:
         saved["rows"] = [dict(zip(saved["columns"], row)) for row in saved["rows"]]
     return saved
@@ -410,7 +412,7 @@ def kept_sweeps(sweeps):
     return sweeps | packed([row for row in sweeps["rows"] if (row.get("step") or 19) % 5 == 4])
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="out", type=Path, help="folder of the results")
@@ -427,9 +429,16 @@ if __name__ == "__main__":
         for name, make in TABLES.items():
             print(f"{name}\n{make(results, sweeps)}\n")
     else:
-        write(folder / "results.json", json.dumps(kept(results)))
-        write(folder / "ablations.json", json.dumps(kept_sweeps(sweeps)))
+        write(folder / "results.json", plots.to_json(kept(results)))
+        write(folder / "ablations.json", plots.to_json(kept_sweeps(sweeps)))
         for path in (*draw(results, folder), *sweep_plots.draw(sweeps, folder)):
             print(path)
         for page in (HERE / "README.md", HERE / "RESULTS.md"):
             write(page, filled(page.read_text(), results, sweeps))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -49,9 +49,12 @@ def read(path):
         kept = torch.load(path, map_location="cpu", weights_only=True)
         if kept["format"] != FORMAT:
             raise ValueError(f"format {kept['format']}")
+        if kept.get("stage", path.stem) != path.stem:
+            raise ValueError(f"it holds {kept['stage']}")
     except Exception as error:  # torch raises whatever the damage makes it trip over
-        raise ValueError(f"{path} is damaged or from another program ({type(error).__name__}: "
-                         f"{str(error)[:60]!r}); delete it and run again") from None
+        raise ValueError(f"{path} is damaged, or of another program or configuration ("
+                         f"{type(error).__name__}: {str(error)[:60]!r}); delete it and run again"
+                         ) from None
     return kept["result"]
 
 
@@ -62,12 +65,14 @@ def code_of(*parts):
 
 
 class Stages:
-    """Runs the stages of a plan {name: expected cost}, showing one live line with the time left."""
+    """Runs the stages of a plan {name: expected cost} and says how far it is: one live line on a
+    terminal, elsewhere (a log, a notebook) a plain one every 15 seconds."""
 
     def __init__(self, folder, plan):
         self.folder, self.plan, self.done, self.seconds = Path(folder), plan, [], {}
-        self.start, self.spent, self.shown = time.monotonic(), 0.0, 0.0
-        probe = self.folder / "stages" / "probe"
+        self.start = self.shown = time.monotonic()
+        self.spent = 0.0
+        probe = self.folder / "stages" / f"probe-{os.getpid()}"
         write(probe, "find out now whether this folder can be written")
         probe.unlink()
 
@@ -84,7 +89,7 @@ class Stages:
             result = compute()
             result["seconds"] = time.monotonic() - began
             buffer = io.BytesIO()
-            torch.save(dict(format=FORMAT, result=result), buffer)
+            torch.save(dict(format=FORMAT, stage=path.stem, result=result), buffer)
             write(path, buffer.getvalue())
             self.spent += self.plan[name]
             self.say(f"{name}: {result['seconds']:.1f} s")
@@ -93,9 +98,9 @@ class Stages:
         return result
 
     def tick(self, fraction, text=""):
-        """The current stage is so far; at most ten times a second, on a terminal only."""
-        now = time.monotonic()
-        if not sys.stderr.isatty() or now - self.shown < 0.1:
+        """The current stage is so far."""
+        now, live = time.monotonic(), sys.stderr.isatty()
+        if now - self.shown < (0.1 if live else 15):
             return
         self.shown = now
         here = self.plan[self.name]
@@ -105,7 +110,8 @@ class Stages:
         left = int((now - self.start) * rest / spent if spent else rest)
         line = (f"[{len(self.done) + 1}/{len(self.plan)}] {self.name} {fraction:4.0%} {text}  "
                 f"{left // 60}:{left % 60:02d} left")
-        print(f"\r\x1b[K{line[:120]}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{line[:120]}" if live else line, end="" if live else "\n",
+              file=sys.stderr, flush=True)
 
     def say(self, text):
         """A line that stays."""

@@ -2,7 +2,6 @@
 
     python sweep_plots.py [out/ablations.json]
 """
-import json
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from plots import FIXED, ORACLE, OTHER, SEQUENCE, STYLE, TOKEN
+from plots import FIXED, ORACLE, OTHER, SEQUENCE, STYLE, TOKEN, load, save
 
 VARIANTS = {"latent": TOKEN, "separate": SEQUENCE, "nll": OTHER}
 NAMES = {"latent": "latent", "separate": "separate (= joint, frozen model)", "nll": "NLL"}
@@ -85,8 +84,8 @@ def gradient(sweeps):
     figure.axes[1].minorticks_off()
     figure.axes[0].set_ylabel("beta 1, last layer")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle("The latent gradient has the separate one's mean and less noise; on mix, at "
-                    "the sequence level, only the exact one")
+    figure.suptitle("One mean gradient, less noise: latent at the token level, and on mix, at the "
+                    "sequence level,\nthe exact latent alone")
     return figure
 
 
@@ -180,11 +179,14 @@ def draw(sweeps, folder):
             figure = make(sweeps)
             if figure is not None:
                 path = Path(folder) / f"{name}.png"
-                figure.savefig(path, dpi=120)
+                save(figure, path)
                 yield path
 
 
 if __name__ == "__main__":
     source = Path(sys.argv[1] if len(sys.argv) > 1 else "out/ablations.json")
-    for path in draw(json.loads(source.read_text()), source.parent):
-        print(path)
+    try:
+        for path in draw(load(source), source.parent):
+            print(path)
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -55,6 +55,8 @@ def encode(text):
 
 def decode(ids):
     """Token ids -> text, the end-of-text token left out."""
+    if not 0 <= min(ids, default=0) <= max(ids, default=0) < ENCODING.n_vocab:
+        raise ValueError(f"ids are {ids}; give a list of 0 to {ENCODING.n_vocab - 1}")
     return ENCODING.decode([i for i in ids if i != EOS]).removeprefix(" ")
 
 def pick(words, rng):

@@ -9,7 +9,6 @@ code stay the same: an interrupted run, started again, goes on where it was.
 """
 import copy
 import itertools
-import json
 import math
 import platform
 import sys
@@ -182,7 +181,7 @@ def main(cfg):
                        machine=platform.machine(), threads=torch.get_num_threads())
     results = dict(schema=1, config=asdict(cfg), environment=environment, seconds=run.seconds,
                    rows=rows + interval_rows(cfg, runs), samples=samples)
-    write(Path(cfg.out) / "results.json", json.dumps(results))
+    write(Path(cfg.out) / "results.json", plots.to_json(results))
     for path in plots.draw(results, Path(cfg.out)):
         print(path)
 

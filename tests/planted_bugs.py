@@ -21,6 +21,7 @@ SEPARATE = "policy = drawn(r.tau_logps, r.tau_idx).sum(-1)"
 MARGIN = "score(chosen, variant, exact_sequence) - score(rejected, variant, exact_sequence)"
 DEAD = "terms.masked_fill(dead[..., None], 0).logsumexp(-1).masked_fill(dead, -math.inf)"
 SOFTMAX = "F.log_softmax(shifted / tau, dim=-1)"
+WARM = "        if tau > torch.finfo(logits.dtype).tiny:"
 TIE = "logits.argmax(-1, True)"
 
 BUGS = [
@@ -51,11 +52,11 @@ BUGS = [
         "huggingface/trl#2358: logits from generate are scaled already; GMISWE/tinker-cloud#26"),
     Bug("temperature multiplied", "lpo.py", SOFTMAX, "F.log_softmax(shifted * tau, dim=-1)",
         "conformance", "inverse temperature taken for the temperature"),
-    Bug("temperature 0 as a small number", "lpo.py", "        if tau > 0:\n",
-        "        tau = max(tau, 1e-2)\n        if tau > 0:\n", "conformance",
+    Bug("temperature 0 as a small number", "lpo.py", WARM,
+        "        tau = max(tau, 1e-2)\n" + WARM, "conformance",
         "FlashML-org/FreeToken#471: greedy as a tiny temperature, wrong on ties"),
-    Bug("temperature 0 divided by", "lpo.py", "        if tau > 0:\n",
-        "        if True:\n            tau = torch.tensor(tau)\n", "conformance",
+    Bug("temperature 0 divided by", "lpo.py", WARM,
+        "        if True:\n            tau = torch.tensor(tau)\n#", "conformance",
         "google-deepmind/gemma#562"),
     Bug("a tie goes to the highest index", "lpo.py", TIE,
         "logits.shape[-1] - 1 - logits.flip(-1).argmax(-1, True)", "test_temperature_0_is",
@@ -145,13 +146,14 @@ BUGS = [
         "ref_decoder.response(ref_hidden)", "ref_decoder.response(hidden)", "test_response_logps",
         "invisible while the language model is frozen"),
     # --- model.py
-    Bug("cache does not move on", "model.py", "cache.pos = cache.pos + T",
-        "cache.pos = cache.pos + 1", "test_cache_gives", "catalogue; one token at a time hides it"),
-    Bug("cache positions off by one", "model.py", "positions = cache.pos[:, None] + torch",
-        "positions = cache.pos[:, None] + 1 + torch", "test_cache_gives",
+    Bug("cache does not move on", "model.py", "self.pos, self.used = self.pos + T",
+        "self.pos, self.used = self.pos + 1", "test_cache_gives",
+        "catalogue; one token at a time hides it"),
+    Bug("cache positions off by one", "model.py", "positions = self.pos[:, None] + torch",
+        "positions = self.pos[:, None] + 1 + torch", "test_cache_gives",
         "catalogue; unslothai/unsloth#3699"),
-    Bug("a token does not see itself", "model.py", "slots > positions", "slots >= positions",
-        "test_cache_gives", "catalogue"),
+    Bug("a token does not see itself", "model.py", "> positions[..., None]",
+        ">= positions[..., None]", "test_cache_gives", "catalogue"),
     Bug("in-place update read too late", "model.py",
         'return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))',
         "x = x + self.down.bias\n        return x + F.gelu(self.up(self.norm2(x)), "
