@@ -124,7 +124,7 @@ class Writing:
         logits, hidden = self.model(seen) if self.cache is None else self.model(seen, self.cache)
         newest = torch.arange(len(seen), device=seen.device), self.places[self.rows, self.t] - 1
         if check and not (logits[newest] < math.inf).all():  # waits for the device
-            raise ValueError("the model's logits are NaN or infinite; lower its learning rate?")
+            raise ValueError("the model gives logits that are NaN or infinite")
         self.draw(logits[newest], hidden[newest])
 
     def from_newest(self):
