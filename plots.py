@@ -324,10 +324,10 @@ FIGURES = {"temperatures": shares, "positions": positions, "rewards": rewards, "
            "pairs": sides, "text": text, "repeats_and_votes": repeats_and_votes}
 
 
-def draw(results, folder):
+def draw(results, folder, figures=FIGURES):
     """Save every figure that the results have rows for; yields the paths."""
     with matplotlib.rc_context(STYLE):
-        for name, make in FIGURES.items():
+        for name, make in figures.items():
             figure = make(results)
             if figure is not None:
                 path = Path(folder) / f"{name}.png"
@@ -335,10 +335,15 @@ def draw(results, folder):
                 yield path
 
 
-if __name__ == "__main__":
-    source = Path(sys.argv[1] if len(sys.argv) > 1 else "out/results.json")
+def main(default, figures=FIGURES):
+    """Draw from the file named on the command line, beside it."""
+    source = Path(sys.argv[1] if len(sys.argv) > 1 else default)
     try:
-        for path in draw(load(source), source.parent):
+        for path in draw(load(source), source.parent, figures):
             print(path)
     except ValueError as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main("out/results.json")

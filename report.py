@@ -431,7 +431,7 @@ def main():
     else:
         write(folder / "results.json", plots.to_json(kept(results)))
         write(folder / "ablations.json", plots.to_json(kept_sweeps(sweeps)))
-        for path in (*draw(results, folder), *sweep_plots.draw(sweeps, folder)):
+        for path in (*draw(results, folder), *draw(sweeps, folder, sweep_plots.FIGURES)):
             print(path)
         for page in (HERE / "README.md", HERE / "RESULTS.md"):
             write(page, filled(page.read_text(), results, sweeps))

@@ -2,14 +2,11 @@
 
     python sweep_plots.py [out/ablations.json]
 """
-import sys
-from pathlib import Path
-
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from plots import FIXED, ORACLE, OTHER, SEQUENCE, STYLE, TOKEN, load, save
+import plots
+from plots import FIXED, ORACLE, OTHER, SEQUENCE, TOKEN
 
 VARIANTS = {"latent": TOKEN, "separate": SEQUENCE, "nll": OTHER}
 NAMES = {"latent": "latent", "separate": "separate (= joint, frozen model)", "nll": "NLL"}
@@ -172,21 +169,5 @@ FIGURES = {"sweep_pairs": pairs, "sweep_gradient": gradient, "sweep_options": ch
            "sweep_unfrozen": unfrozen}
 
 
-def draw(sweeps, folder):
-    """Save every figure that the sweeps have rows for; yields the paths."""
-    with matplotlib.rc_context(STYLE):
-        for name, make in FIGURES.items():
-            figure = make(sweeps)
-            if figure is not None:
-                path = Path(folder) / f"{name}.png"
-                save(figure, path)
-                yield path
-
-
 if __name__ == "__main__":
-    source = Path(sys.argv[1] if len(sys.argv) > 1 else "out/ablations.json")
-    try:
-        for path in draw(load(source), source.parent):
-            print(path)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    plots.main("out/ablations.json", FIGURES)

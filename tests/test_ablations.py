@@ -10,6 +10,7 @@ import sweep_plots
 from evaluate import measure_fixed
 from lpo import ResponseLogps, score
 from options import parse
+from plots import draw
 from pretrain import new_model
 
 TINY = ("--device cpu --rounds 2 --prompts 12 --responses 4 --steps 2 --test-prompts 6 "
@@ -87,5 +88,5 @@ def test_a_sweep_is_kept_and_drawn(tmp_path, monkeypatch):
                 assert ablations.do(job) == rows[-len(ablations.do(job)):] or not rows
     forms = {row["variant"] for row in rows}
     assert forms == {"latent", "separate", "latent, exact", "nll"}
-    drawn = [path.stem for path in sweep_plots.draw(dict(rows=rows), tmp_path)]
+    drawn = [path.stem for path in draw(dict(rows=rows), tmp_path, sweep_plots.FIGURES)]
     assert drawn == ["sweep_gradient"]
