@@ -31,7 +31,7 @@ from plots import to_json
 from pretrain import base_model
 from stages import Stages, code_of, randomness, write
 from tasks import CATEGORIES, EOS, PROMPT_LENGTH, corpus, encode
-from train_toy import make_pairs, stage_keys, train, update
+from train_toy import make_pairs, sides_of, stage_keys, train, update
 
 LEVEL = {"repeats": "token", "mix": "sequence", "constrained": "token", "vote": "token"}
 PAIRS = (8, 15, 30, 60, 125, 250, 500, 1000)
@@ -78,9 +78,8 @@ def gather(cfg, base, keys, count, gen, rng):
     while sum(len(ids) for ids, _ in sides[0]) < count:
         asked = draw_prompts(keys["experiment"], "train", 240, rng)
         outcome = respond(base, asked, cfg.responses, gen, decoder=decoder)
-        ids = [encode(prompt) for _, prompt in asked]
-        for side, rows in zip(sides, make_pairs(outcome.rewards)):
-            side.append(([ids[i // cfg.responses] for i in rows], outcome.rollout[rows]))
+        for side, more in zip(sides, sides_of(outcome, make_pairs(outcome.rewards))):
+            side.append(more)
     return [first(count, (sum((ids for ids, _ in side), []),
                           Rollout.cat([rollout for _, rollout in side]))) for side in sides]
 
@@ -140,13 +139,12 @@ def gradient(cfg, base, fixed, keys):
     sides = gather(cfg, base, keys, 250, gen, rng)
     decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, keys["level"])
     forms = ["separate", "latent"] + ["latent, exact"] * (keys["level"] == "sequence") + ["nll"]
-    mean = {}
+    logps = [response_logps(base, decoder, *side, ref_decoder=copy.deepcopy(decoder))
+             for side in sides]
+    last, mean = list(decoder.mlp[-1].parameters()), {}
     for form in forms:
-        logps = [response_logps(base, decoder, *side, ref_decoder=copy.deepcopy(decoder))
-                 for side in sides]
         losses = (nll_loss(logps[0]) if form == "nll" else
                   lpo_loss(*logps, form.partition(",")[0], 1.0, "exact" in form))
-        last = list(decoder.mlp[-1].parameters())
         g = torch.stack([torch.cat([x.flatten() for x in torch.autograd.grad(
             loss, last, retain_graph=True)]) for loss in losses])  # (pairs, weights)
         mean[form], noise = g.mean(0), g.var(0).sum()
@@ -207,9 +205,7 @@ def unfrozen(cfg, base, fixed, keys):
         asked = draw_prompts(experiment, "train", cfg.prompts, rng)
         outcome = respond(model, asked, cfg.responses, gen, decoder=decoder)
         yield dict(metric="round reward", round=rnd, value=outcome.rewards.mean())
-        ids = [encode(prompt) for _, prompt in asked]
-        sides = [([ids[i // cfg.responses] for i in rows], outcome.rollout[rows])
-                 for rows in make_pairs(outcome.rewards)]
+        sides = sides_of(outcome, make_pairs(outcome.rewards))
         if not sides[0][0]:
             break
         with torch.no_grad():

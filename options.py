@@ -1,6 +1,5 @@
 """The command line of train_toy.py: one frozen dataclass, whose fields are the flags."""
 import argparse
-import math
 from dataclasses import dataclass, field, fields, replace
 
 import torch

@@ -26,7 +26,7 @@ from lpo import drawn, lpo_loss, nll_loss
 from options import parse
 from pretrain import base_key, base_model
 from stages import Stages, code_of, randomness, write
-from tasks import TASKS, encode
+from tasks import encode
 
 # --- LPO: sample, score, pair, update ------------------------------------------------------------
 
@@ -61,6 +61,12 @@ def paired(cfg, outcome):
     if cfg.pairing != "top-k":
         return make_pairs(outcome.rewards, cfg.pairing)
     return make_pairs(outcome.scores["constraint"], "top-k", outcome.scores["quality"], cfg.top_k)
+
+
+def sides_of(outcome, pairs):
+    """Chosen and rejected, each as (prompts, rollout), of what make_pairs gives."""
+    ids, samples = [encode(prompt) for _, prompt in outcome.asked], outcome.rewards.shape[1]
+    return [([ids[i // samples] for i in side], outcome.rollout[side]) for side in pairs]
 
 
 def update(cfg, variant, lr, model, decoder, reference, sides, tick):
@@ -118,8 +124,7 @@ def train(cfg, base, keys, run, draw=draw_prompts):
         if not pairs[0]:
             raise ValueError(f"round {rnd + 1} of {keys['experiment']} has no pair of unequal "
                              "rewards; raise --responses or --prompts")
-        ids = [encode(prompt) for _, prompt in asked]
-        sides = [([ids[i // cfg.responses] for i in side], outcome.rollout[side]) for side in pairs]
+        sides = sides_of(outcome, pairs)
         stats = update(cfg, keys["variant"], cfg.lr * (1 - rnd / cfg.rounds), model, decoder,
                        reference, sides, lambda f, text: run.tick((rnd + f) / cfg.rounds / 2, text))
         here = round_rows(cfg, outcome, sides, stats, keys | dict(round=rnd, pairs=len(pairs[0])))
