@@ -38,6 +38,7 @@ class AdaptiveDecoder(nn.Module):
         if level not in LEVELS:
             raise ValueError(f"unknown level {level!r}; choose from {LEVELS}")
         self.temperatures, self.level = checked_temperatures(temperatures), level
+        self.n_embd = n_embd
         n_hidden = n_hidden or n_embd  # our choice; the paper's width is not known
         last = nn.Linear(n_hidden, len(self.temperatures))
         nn.init.zeros_(last.weight)
@@ -47,8 +48,8 @@ class AdaptiveDecoder(nn.Module):
 
     def forward(self, hidden):
         """log P(tau_k | h).  (...,C) -> (...,K)"""
-        if hidden.shape[-1:] != self.mlp[0].weight.shape[1:]:
-            raise ValueError(f"hidden is {*hidden.shape,}; give (..., {self.mlp[0].in_features})")
+        if hidden.shape[-1:] != (self.n_embd,):
+            raise ValueError(f"hidden is {*hidden.shape,}; give (..., {self.n_embd})")
         return F.log_softmax(self.mlp(hidden), dim=-1)
 
     def response(self, hidden):
@@ -83,8 +84,8 @@ def sample(logits, tau, generator=None):
     dtype = torch.promote_types(logits.dtype, torch.float32)
     device = logits.device if generator is None else generator.device
     noise = torch.rand(logits.shape, dtype=dtype, device=device, generator=generator)
-    noise = -noise.clamp_min_(torch.finfo(dtype).tiny).log_().neg_().log_()  # never infinite
-    return (logits + tau[:, None] * noise.to(logits.device)).argmax(-1)
+    noise.clamp_min_(torch.finfo(dtype).tiny).log_().neg_().log_()  # minus Gumbel, never infinite
+    return (logits - tau[:, None] * noise.to(logits.device)).argmax(-1)
 
 
 def right_padded(model, prompts, B, extra):
@@ -109,54 +110,62 @@ class Writing:
     place and without a value from the host: a GPU can record it once and replay it (CUDA graph)."""
 
     def __init__(self, model, idx, lengths, T, decoder, taus, greedy, generator):
-        self.model, self.idx, self.generator = model, idx, generator
-        self.decoder, self.taus, self.greedy = decoder, taus, greedy
-        self.decides = decoder is not None  # at the sequence level for the first column only
-        self.tau_idx = torch.zeros(len(idx), T, dtype=torch.long, device=idx.device)
+        self.model, self.decoder, self.greedy, self.generator = model, decoder, greedy, generator
+        self.idx, self.tau_idx = idx, torch.zeros_like(idx)  # (B, longest prompt + T)
         self.places = lengths[:, None] + torch.arange(T, device=idx.device)  # (B,T), in idx
-        self.rows = torch.arange(len(idx), device=idx.device)  # (R,)
-        self.t = torch.zeros(1, dtype=torch.long, device=idx.device)  # the column to draw
+        if decoder is None:
+            taus = taus.new_zeros(idx.shape).scatter(1, self.places, taus)
+        self.taus, self.decides = taus, decoder is not None
+        self.rows, self.pos = torch.arange(len(idx), device=idx.device), lengths - 1  # (R,)
+        self.graphs, self.one = [], torch.ones(1, device=idx.device)
+        self.newest, self.drawn = torch.zeros(2, len(idx), dtype=torch.long, device=idx.device)
         self.cache = model.new_cache(*idx.shape) if hasattr(model, "new_cache") else None
 
     def from_start(self, width, check):
         """Draw a column from all tokens up to a width; each row's newest is at its own place."""
         seen = self.idx[self.rows, :width]
         logits, hidden = self.model(seen) if self.cache is None else self.model(seen, self.cache)
-        newest = torch.arange(len(seen), device=seen.device), self.places[self.rows, self.t] - 1
+        newest = torch.arange(len(seen), device=seen.device), self.pos
         if check and not (logits[newest] < math.inf).all():  # waits for the device
             raise ValueError("the model gives logits that are NaN or infinite")
         self.draw(logits[newest], hidden[newest])
 
+    @torch.inference_mode()
     def from_newest(self):
         """Draw a column from the newest token and what the cache holds of those before."""
-        self.cache.pos = self.places[self.rows, self.t] - 1
-        newest = self.idx[self.rows, self.cache.pos][:, None]  # (R,1)
-        logits, hidden = self.model(newest, self.cache)
+        self.cache.pos = self.pos
+        logits, hidden = self.model(self.newest[:, None], self.cache)
         self.draw(logits[:, 0], hidden[:, 0])
 
     def draw(self, logits, hidden):
-        """A temperature, a token, and on to the next column.  (R,V), (R,C)"""
-        here = self.rows, self.t
+        """A temperature and a token, in the next column.  (R,V), (R,C)"""
+        self.pos += 1
+        here = self.rows, self.pos
+        if self.decides:
+            tau_logps = self.decoder(hidden)  # (R,K)
+            self.drawn = tau_logps.argmax(-1) if self.greedy else sample(
+                tau_logps, self.one, self.generator)
+            self.decides = self.decoder.level == "token"  # "sequence": in the first column only
         if self.decoder is None:
             tau = self.taus[here]
-        elif self.decides:
-            tau_logps = self.decoder(hidden)  # (R,K)
-            self.tau_idx[here] = (tau_logps.argmax(-1) if self.greedy else sample(
-                tau_logps, torch.ones_like(tau_logps[:, 0]), self.generator))
-        if self.decoder is not None:
-            tau = self.taus[self.tau_idx[here if self.decides else (self.rows, 0)]]
-        self.idx[self.rows, self.places[here]] = sample(logits, tau, self.generator)
-        self.t += 1
-        self.decides = self.decides and self.decoder.level == "token"
+        else:
+            tau, self.tau_idx[here] = self.taus[self.drawn], self.drawn
+        self.newest.copy_(sample(logits, tau, self.generator))
+        self.idx[here] = self.newest
 
     def record(self, width):
         """from_newest() as a CUDA graph that serves up to a width of tokens.  -> its replay"""
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         if self.generator is not None:
             graph.register_generator_state(self.generator)
         self.cache.used = width - 1  # the step to be recorded adds one
-        with torch.cuda.graph(graph):
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # torch.cuda.graph would wait for the device
+            graph.capture_begin()
             self.from_newest()
+            graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graphs.append(graph)  # those before may still be at work
         return graph.replay
 
     def drop_finished(self, column, eos):
@@ -164,17 +173,18 @@ class Writing:
         tokens = self.idx[self.rows[:, None], self.places[self.rows, :column]]
         kept = (tokens != eos).all(1).nonzero()[:, 0]
         if len(kept) < len(self.rows):
-            self.rows = self.rows[kept]
+            for name in ("rows", "pos", "newest", "drawn"):
+                setattr(self, name, getattr(self, name)[kept])
             if self.cache is not None:
                 self.cache.keep(kept)
         return len(kept) > 0
 
     def rollout(self, eos):
         """Everything up to and with the end of text."""
-        tokens = self.idx.gather(1, self.places)
+        tokens, tau_idx = self.idx.gather(1, self.places), self.tau_idx.gather(1, self.places)
         ends = tokens == (-1 if eos is None else eos)
         mask = ends.cumsum(1) - ends.long() == 0  # no end of text before
-        tokens, tau_idx = (x.where(mask, y) for x, y in ((tokens, eos or 0), (self.tau_idx, 0)))
+        tokens, tau_idx = tokens.where(mask, eos or 0), tau_idx.where(mask, 0)
         if self.decoder is None:
             tau_idx = None
         elif self.decoder.level == "sequence":
@@ -209,7 +219,7 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
                       generator)
     graphs = writing.cache is not None and idx.is_cuda and (
         generator is None or generator.device.type == "cuda")
-    stride, step = 64 if graphs else 16, writing.from_newest
+    stride, step = 32 if graphs else 16, writing.from_newest
     longest = idx.shape[1] - max_new_tokens
     for column in range(max_new_tokens):
         if eos is not None and column and column % stride == 0:  # the only wait for the device

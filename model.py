@@ -3,7 +3,6 @@
 `model(idx)` returns the logits and the last hidden state, which is all that a decoder needs. With a
 cache, `model(idx, cache)` computes the new tokens only. There is no dropout.
 """
-import math
 from dataclasses import dataclass
 
 import torch
@@ -27,46 +26,6 @@ class GPTConfig:
             raise ValueError(f"n_embd {self.n_embd} does not divide into {self.n_head} heads")
 
 
-class Cache:
-    """Keys and values of the tokens seen, one slot a position, in tensors that stay in place.
-
-    `pos` (B,) counts the tokens of each row that are valid, `used` is the longest row's slots.
-    Prompts of unequal length are padded on the right; the caller then sets `pos` to their true
-    lengths, and what the padding left behind is masked until the tokens to come overwrite it.
-    """
-
-    def __init__(self, config, batch, length, like):
-        shape = (config.n_layer, 2, batch, config.n_head, length, config.n_embd // config.n_head)
-        self.kv = like.new_zeros(shape)
-        self.pos, self.used = torch.zeros(batch, dtype=torch.long, device=like.device), 0
-
-    def advance(self, T):
-        """Make room for T more tokens a row; all layers share the places.  -> positions (B,T)"""
-        positions = self.pos[:, None] + torch.arange(T, device=self.pos.device)
-        self.pos, self.used = self.pos + T, self.used + T
-        _, _, B, H, _, D = self.kv.shape
-        self.index = positions[None, :, None, :, None].expand(2, B, H, T, D)
-        unseen = torch.arange(self.used, device=self.pos.device) > positions[..., None]
-        bias = torch.zeros_like(unseen, dtype=self.kv.dtype).masked_fill(unseen, -math.inf)
-        self.bias = bias.repeat_interleave(H, dim=0)  # (B,T,used) -> (B*H,T,used)
-        return positions
-
-    def attend(self, layer, q, kv):
-        """Store new keys and values, attend to all.  (B,H,T,D), (2,B,H,T,D) -> (B,H,T,D)
-
-        Plain products: with one query a row they are faster than the fused attention.
-        """
-        self.kv[layer].scatter_(3, self.index, kv)
-        k, v = self.kv[layer, ..., :self.used, :].flatten(1, 2)  # two of (B*H,used,D)
-        scores = torch.baddbmm(self.bias, q.flatten(0, 1), k.transpose(1, 2),
-                               alpha=q.shape[-1] ** -0.5)  # (B*H,T,used)
-        return (scores.softmax(-1) @ v).view(q.shape)
-
-    def keep(self, rows):
-        """Forget all other rows."""
-        self.kv, self.pos = self.kv[:, :, rows], self.pos[rows]
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
@@ -78,14 +37,13 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
         self.up, self.down = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
 
-    def forward(self, x, layer, cache):
+    def forward(self, x, layer=None, cache=None):
         B, T, C = x.shape
         heads = self.qkv(self.norm1(x)).view(B, T, 3, self.n_head, -1)
         heads = heads.permute(2, 0, 3, 1, 4)  # (B,T,3,H,D) -> (3,B,H,T,D)
-        if cache is None:
-            y = F.scaled_dot_product_attention(*heads, is_causal=True)
-        else:
-            y = cache.attend(layer, heads[0], heads[1:])
+        if cache is not None:
+            cache.prefill(layer, heads[1:])
+        y = F.scaled_dot_product_attention(*heads, is_causal=True)
         x = x + self.out(y.transpose(1, 2).reshape(B, T, C))  # (B,H,T,D) -> (B,T,C)
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
@@ -108,8 +66,9 @@ class GPT(nn.Module):
                 nn.init.zeros_(weight)
 
     def new_cache(self, batch, length):
-        """An empty cache for `batch` rows of at most `length` tokens."""
-        return Cache(self.config, batch, length, like=self.token_embedding.weight)
+        """An empty cache.Cache for `batch` rows of at most `length` tokens, for generation."""
+        from cache import Cache  # a page on speed alone
+        return Cache(self, batch, length)
 
     def forward(self, idx, cache=None):
         """(B,T) -> logits (B,T,V), hidden (B,T,C): the state after the final layer norm.
@@ -119,13 +78,14 @@ class GPT(nn.Module):
         T, limit = idx.shape[-1] if idx.dim() else 0, self.config.block_size
         if idx.dim() != 2 or idx.dtype != torch.long or 0 in idx.shape or T > limit:
             raise ValueError(f"idx is {idx.dtype} {*idx.shape,}; give long (B,T), T up to {limit}")
-        if cache is None:
-            if idx.is_cpu and ((idx < 0) | (idx >= self.config.vocab_size)).any():  # a GPU waits
-                raise ValueError(f"idx has ids outside 0 to {self.config.vocab_size - 1}")
-            positions = torch.arange(T, device=idx.device)
-        else:
-            positions = cache.advance(T)
-        x = self.token_embedding(idx) + self.position_embedding(positions)  # (B,T,C)
+        if cache is not None and cache.used:
+            steps = [cache.step(column) for column in idx.unbind(1)]
+            return tuple(torch.stack(x, 1) for x in zip(*steps))
+        if idx.is_cpu and ((idx < 0) | (idx >= self.config.vocab_size)).any():  # a GPU would wait
+            raise ValueError(f"idx has ids outside 0 to {self.config.vocab_size - 1}")
+        if cache is not None:
+            cache.pos, cache.used = cache.pos + T, T
+        x = self.token_embedding(idx) + self.position_embedding.weight[:T]  # (B,T,C)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, cache)
         hidden = self.norm(x)

@@ -163,7 +163,7 @@ def stage_keys(cfg):
     """What a measurement of fixed temperatures, and one of a trained decoder, depends on."""
     options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "experiments", "levels",
                "variants", "seed", "seeds", "base_seeds")}  # these choose stages, and change none
-    of_fixed = [base_key(cfg), code_of("decoder.py", "evaluate.py"), {
+    of_fixed = [base_key(cfg), code_of("decoder.py", "cache.py", "evaluate.py"), {
         k: v for k, v in options.items() if k.startswith(("te", "votes", "oracle"))}]
     return of_fixed, [of_fixed, options, code_of("lpo.py", "train_toy.py")]
 
