@@ -14,6 +14,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -361,11 +362,16 @@ def phases(cfg, sweeps):
 
 
 def main(arguments):
+    sweeps = arguments.sweeps.split(",")
+    if not set(sweeps) <= set(SWEEPS) or len(set(sweeps)) < len(sweeps):
+        raise ValueError(f"--sweeps is {arguments.sweeps}; name each once of {', '.join(SWEEPS)}")
     cfg = options.parse(["--device", "cpu", "--base-seeds", str(arguments.base_seeds), "--seeds",
                          str(arguments.seeds), "--out", arguments.out], __doc__)
     rows, began = [], time.monotonic()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit
     with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
-        for jobs in phases(cfg, arguments.sweeps.split(",")):
+        signal.signal(signal.SIGINT, handler)
+        for jobs in phases(cfg, sweeps):
             for i, found in enumerate(pool.imap_unordered(do, jobs), 1):
                 rows += found
                 print(f"\r{i}/{len(jobs)} jobs, {time.monotonic() - began:.0f} s ",
@@ -387,3 +393,5 @@ if __name__ == "__main__":
         main(parser.parse_args())
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: the same command goes on from the finished jobs")

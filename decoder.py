@@ -40,6 +40,8 @@ class AdaptiveDecoder(nn.Module):
         self.temperatures, self.level = checked_temperatures(temperatures), level
         self.n_embd = n_embd
         n_hidden = n_hidden or n_embd  # our choice; the paper's width is not known
+        if not (n_embd >= 1 and n_hidden >= 1):
+            raise ValueError(f"n_embd is {n_embd}, n_hidden {n_hidden}; give whole numbers >= 1")
         last = nn.Linear(n_hidden, len(self.temperatures))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -207,6 +209,9 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
         raise ValueError(f"unknown tau_select {tau_select!r}; choose 'sample' or 'greedy'")
     if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; give a whole number >= 1")
+    for name, value, kind in (("eos", eos, int), ("generator", generator, torch.Generator)):
+        if not isinstance(value, (kind, type(None))):
+            raise TypeError(f"{name} is {value!r:.60}; give {kind.__name__} or None")
     idx, lengths = right_padded(model, prompts, max(1, len(prompts)), max_new_tokens)
     taus = torch.as_tensor(temperature if decoder is None else decoder.temperatures,
                            dtype=torch.float64, device=idx.device)
@@ -240,6 +245,9 @@ def aligned(model, prompts, tokens):
 
     B token lists, (B,T) -> (B,T,V), (B,T,C); column 0 comes from the last prompt token.
     """
+    kind = 2, torch.long, next(model.parameters()).device
+    if (tokens.dim(), tokens.dtype, tokens.device) != kind:
+        raise ValueError(f"tokens is {tokens.dtype} {*tokens.shape,}; give long (B,T), {kind[2]}")
     idx, lengths = right_padded(model, prompts, *tokens.shape)
     columns = lengths[:, None] + torch.arange(tokens.shape[1], device=idx.device)  # (B,T)
     logits, hidden = model(idx.scatter(1, columns, tokens))

@@ -4,8 +4,7 @@ A decoder draws a temperature tau_k, the language model a token y_t at it. Of se
 best is `chosen`, the worst `rejected`; the loss is DPO's, and a variant is no more than a score:
 the temperature is a token beside the text (`joint`), a token alone (`separate`, equation 10), or a
 latent that is summed out (`latent`). Scores are sums over response tokens, never means.
-B responses, T tokens (padded), K temperatures, V vocabulary; column t is one sampling event.
-"""
+B responses, T tokens (padded), K temperatures, V vocabulary; column t is one sampling event."""
 import math
 from dataclasses import dataclass, replace
 import torch
@@ -26,8 +25,9 @@ def temperature_logps(logits, tokens, temperatures):
     if not len(temperatures) or not all(0 <= tau < math.inf for tau in temperatures):
         raise ValueError(f"temperatures are {temperatures}; give finite numbers >= 0")
     outside = (tokens < 0) | (tokens >= logits.shape[-1])
-    if tokens.dtype != torch.long or tokens.shape != logits.shape[:-1] or outside.any():
-        raise ValueError(f"tokens is {tokens.dtype} {*tokens.shape,}; give long (B,T), 0 to V - 1")
+    kind = torch.long, logits.shape[:-1], logits.device
+    if (tokens.dtype, tokens.shape, tokens.device) != kind or outside.any():
+        raise ValueError(f"tokens is {tokens.dtype} {*tokens.shape,}; give {kind}, 0 to V - 1")
     shifted, columns = logits - logits.amax(-1, keepdim=True).detach(), []  # no tau may overflow
     for tau in temperatures:
         if tau > torch.finfo(logits.dtype).tiny:  # those below would be 0, or 1 / tau infinite

@@ -20,7 +20,7 @@ class GPTConfig:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; give a whole number >= 1")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} does not divide into {self.n_head} heads")
@@ -76,6 +76,8 @@ class GPT(nn.Module):
         With a cache, idx holds the tokens after its `pos`, and `pos` moves on by T.
         """
         T, limit = idx.shape[-1] if idx.dim() else 0, self.config.block_size
+        if cache is not None:
+            limit = min(limit, cache.kv.shape[-2]) - cache.used
         if idx.dim() != 2 or idx.dtype != torch.long or 0 in idx.shape or T > limit:
             raise ValueError(f"idx is {idx.dtype} {*idx.shape,}; give long (B,T), T up to {limit}")
         if cache is not None and cache.used:

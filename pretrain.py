@@ -27,6 +27,8 @@ def pretrain(cfg, base_seed, tick):
         data[name] = torch.tensor([encode(prompt) + encode(text) + [EOS] for prompt, text in pairs])
     # two batches a step, of short and of long responses: less padding than in one
     halves = [[name for name in data if (data[name].shape[1] < 20) == short] for short in (1, 0)]
+    if cfg.device != "cpu":  # there padding costs less than launches
+        halves = [sum(halves, [])]
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.1)
     for step in range(cfg.pretrain_steps):
         cosine = 0.51 + 0.49 * math.cos(math.pi * step / cfg.pretrain_steps)

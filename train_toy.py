@@ -40,15 +40,20 @@ def make_pairs(scores, pairing="best-worst", second=None, k=3):
     """
     if pairing == "top-k" and not 1 <= k <= scores.shape[1] // 2:
         raise ValueError(f"top_k is {k}; of {scores.shape[1]} responses give 1 to half")
+    if np.isnan(scores).any():
+        raise ValueError("a reward is NaN; give numbers")
     chosen, rejected = [], []
     for p, here in enumerate(scores):
         ranked = np.argsort(-here, kind="stable")
-        pairs = [(ranked[0], ranked[-1])]
-        if pairing == "all":
+        if pairing == "best-worst":
+            pairs = [(ranked[0], ranked[-1])]
+        elif pairing == "all":
             pairs = itertools.permutations(ranked, 2)
         elif pairing == "top-k":
             top, bottom = ranked[:k], ranked[-k:]
             pairs = [(top[second[p][top].argmax()], bottom[second[p][bottom].argmin()])]
+        else:
+            raise ValueError(f"unknown pairing {pairing!r}; choose best-worst, all or top-k")
         for i, j in pairs:
             if here[i] > here[j]:
                 chosen.append(p * len(here) + int(i))

@@ -2,7 +2,10 @@
 never another exception, never NaN out of finite input. Cases are counted at the end.
 """
 import math
+import subprocess
+import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -449,6 +452,42 @@ def test_every_reward_takes_any_text(text, seed, name):
     for measure in (task.reward, *task.metrics.values()):
         value = measure(prompt, text)
         assert isinstance(value, (int, float)) and -45 <= value <= 1
+
+
+# --- pairs, and what only hands get wrong --------------------------------------------------------
+
+
+def test_rewards_that_order_nothing_are_refused():
+    """Bugs: a NaN that argsort calls the worst; another pairing's name taken for best-worst."""
+    with refuses("reward is NaN"):
+        train_toy.make_pairs(np.array([[1.0, math.nan, 0.0]]))
+    with refuses("best-wurst"):
+        train_toy.make_pairs(np.array([[1.0, 0.0]]), "best-wurst")
+
+
+def test_wrong_tensors_and_devices_are_named():
+    model, meta = small_model(), torch.zeros(1, 2, dtype=torch.long, device="meta")
+    with refuses("tokens is torch.int32"):
+        aligned(model, [[1]], torch.zeros(1, 2, dtype=torch.int32))
+    with refuses("tokens is"):
+        temperature_logps(torch.zeros(1, 2, 5), meta, (0.5,))
+    with refuses("n_head is True"):
+        GPTConfig(5, 8, 1, True, 8)
+    for name, wrong in (("eos", 2.0), ("generator", 7)):
+        with refuses(name):
+            generate(model, [[1]], 2, temperature=1.0, **{name: wrong})
+    cache = model.new_cache(1, 4)
+    model(torch.ones(1, 4, dtype=torch.long), cache)
+    with refuses("up to 4"):  # slots are made in eights
+        model(torch.ones(1, 5, dtype=torch.long), cache)
+
+
+def test_ablations_name_an_unknown_sweep():
+    run = subprocess.run([sys.executable, "ablations.py", "--sweeps", "pairs,paris"],
+                         cwd=Path(train_toy.__file__).parent, capture_output=True, text=True)
+    count()
+    assert run.returncode == 1 and run.stderr.count("\n") == 1
+    assert run.stderr.startswith("error: --sweeps is pairs,paris; name each once of ")
 
 
 # --- options.py ----------------------------------------------------------------------------------

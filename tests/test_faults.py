@@ -35,14 +35,15 @@ KILLS = int(os.environ.get("KILLS", 3))
 SENTENCE = re.compile(r"error: [^\n]+\n")
 
 
-def started(*arguments, script=("train_toy.py",), limit=None, threads=1):
+def started(*arguments, script=("train_toy.py",), limit=None, threads=1, group=False):
     """A job of its own; limit: the bytes that any file may have, as on a disk that is full."""
     def prepare():
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell may have ignored it for us
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return subprocess.Popen([sys.executable, *map(str, [*script, *arguments])], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare,
+                            start_new_session=group, preexec_fn=prepare,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             env=os.environ | {"OMP_NUM_THREADS": str(threads),
                                               "OMP_WAIT_POLICY": "passive"})
 
@@ -170,6 +171,18 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_what_is_needed(undisturbed, tmp_pat
     assert status == 1
     assert error == "\ninterrupted: the same command goes on from the last finished stage\n"
     assert run(tmp_path) == undisturbed.results
+
+
+def test_ctrl_c_ends_the_sweeps_and_their_workers_with_a_sentence(tmp_path):
+    """Bug: every worker's traceback. A terminal interrupts the whole group."""
+    process = started("--sweeps", "pairs", "--workers", 2, "--out", tmp_path / "out",
+                      script=("ablations.py",), group=True)
+    while not (tmp_path / "out").exists():  # a worker is at it
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert finished(process) == (
+        1, "\ninterrupted: the same command goes on from the finished jobs\n")
 
 
 # --- the disk ------------------------------------------------------------------------------------

@@ -1,0 +1,354 @@
+"""How fast, against what, and how time and memory grow. Prints the tables of BENCHMARKS.md.
+
+Competitors take turns in one process; a ratio is the median over turns, with its quartiles: ratios
+mean more elsewhere than times. On a GPU the model is GPT-2's shape at 10.7 million
+parameters in bfloat16, on a CPU a toy in float32.
+"""
+import argparse
+import importlib.util
+import math
+import statistics
+import time
+import weakref
+from dataclasses import replace
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import large_vocab
+import train_toy
+from decoder import AdaptiveDecoder, generate
+from evaluate import draw_prompts, respond
+from lpo import temperature_logps
+from model import GPT, GPTConfig
+from options import QUICK, Config
+from pretrain import new_model
+from stages import randomness
+from train_toy import make_pairs, sides_of, update
+
+SHAPES = dict(cpu=dict(shape=(4, 4, 128), batches=(1, 64, 512), new=48, turns=15),
+              cuda=dict(shape=(6, 6, 384), batches=(1, 64, 1024), new=240, turns=7))
+VOCAB, PROMPT, BANDWIDTH = 128, 16, 2.9e12  # bytes a second that an H100 copies
+
+
+def seconds(f):
+    """One call's duration, the device's work included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    f()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def race(competitors, turns):
+    """{name: f} -> {name: durations}: a turn to warm up, then as many as fit into a minute."""
+    times = {name: [] for name in competitors}
+    first = sum(seconds(f) for f in competitors.values())
+    for _ in range(max(1, min(turns, int(60 / first)))):
+        for name, f in competitors.items():
+            times[name].append(seconds(f))
+    return times
+
+
+def speed(times, name, over):
+    """How many times as fast as another, by turn: median and quartiles."""
+    ratios = sorted(b / a for a, b in zip(times[name], times[over]))
+    n = len(ratios)
+    return f"{statistics.median(ratios):.2f} [{ratios[n // 4]:.2f}, {ratios[-1 - n // 4]:.2f}]"
+
+
+def table(title, head, rows):
+    print(f"\n### {title}\n\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
+# --- generation and training ---------------------------------------------------------------------
+
+
+@torch.no_grad()
+def recompute(model, idx, new, temperature=0.8):
+    """nanoGPT's way: everything again for each token."""
+    for _ in range(new):
+        logits = model(idx)[0][:, -1].float() / temperature
+        idx = torch.cat([idx, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+
+
+def hugging_face(shape, device, dtype):
+    """A GPT-2 of the transformers library, of the same shape.  -> f(idx, new)"""
+    import transformers
+    n_layer, n_head, n_embd = shape
+    config = transformers.GPT2Config(
+        vocab_size=VOCAB, n_positions=256, n_embd=n_embd, n_layer=n_layer, n_head=n_head,
+        bos_token_id=None, eos_token_id=None, pad_token_id=0)
+    model = transformers.GPT2LMHeadModel(config).to(device, dtype).eval()
+    return lambda idx, new: model.generate(
+        idx, attention_mask=torch.ones_like(idx), max_new_tokens=new, do_sample=True, top_k=0,
+        temperature=0.8)
+
+
+def generation(device, quick):
+    setting = SHAPES[device] | (dict(batches=(2,), new=4, turns=1) if quick else {})
+    shape, new = setting["shape"], setting["new"]
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = GPT(GPTConfig(VOCAB, 256, *shape)).to(device, dtype)
+    decoder = AdaptiveDecoder(shape[-1]).to(device, dtype)
+    installed = importlib.util.find_spec("transformers")
+    theirs = hugging_face(shape, device, dtype) if installed else None
+    layers, _, width = shape
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    rows = []
+    for B in setting["batches"]:
+        idx = torch.ones(B, PROMPT, dtype=torch.long, device=device)
+        prompts = idx.tolist()
+        competitors = {
+            "nanoGPT's loop": lambda: recompute(model, idx, new),
+            "one temperature": lambda: generate(model, prompts, new, temperature=0.8),
+            "a decoder": lambda: generate(model, prompts, new, decoder=decoder)}
+        if theirs:
+            competitors["transformers"] = lambda: theirs(idx, new)
+        times = race(competitors, setting["turns"])
+        read = B * (PROMPT + new / 2) * layers * 2 * width * model.norm.weight.element_size()
+        bound = B * BANDWIDTH / (weights + read)
+        for name in competitors:
+            rate = B * new / statistics.median(times[name])
+            rows.append((B, name, f"{rate:,.0f}", speed(times, name, "nanoGPT's loop"),
+                         speed(times, name, "transformers") if theirs else "not installed",
+                         f"{100 * rate / bound:.1f} %" if device == "cuda" else ""))
+    table(f"Generation: {PROMPT} + {new} tokens, {layers} layers of {width}, {dtype}",
+          ("batch", "", "tokens/s", "x nanoGPT's loop", "x transformers",
+           "of the bandwidth bound (H100)"), rows)
+
+
+class NanoBlock(nn.Module):
+    """A block as nanoGPT writes it: modules for all, dropout of 0 included."""
+
+    def __init__(self, n_head, C, gelu):
+        super().__init__()
+        self.n_head, self.norm1, self.norm2 = n_head, nn.LayerNorm(C), nn.LayerNorm(C)
+        self.qkv, self.out, self.drop1 = nn.Linear(C, 3 * C), nn.Linear(C, C), nn.Dropout(0.0)
+        self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(gelu), nn.Linear(4 * C, C),
+                                 nn.Dropout(0.0))
+
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = (h.view(B, T, self.n_head, -1).transpose(1, 2)
+                   for h in self.qkv(self.norm1(x)).split(C, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=0.0, is_causal=True)
+        x = x + self.drop1(self.out(y.transpose(1, 2).contiguous().view(B, T, C)))
+        return x + self.mlp(self.norm2(x))
+
+
+class NanoGPT(nn.Module):
+    def __init__(self, n_layer, n_head, C, gelu):
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(VOCAB, C), nn.Embedding(256, C)
+        self.drop = nn.Dropout(0.0)
+        self.blocks = nn.ModuleList(NanoBlock(n_head, C, gelu) for _ in range(n_layer))
+        self.norm, self.head = nn.LayerNorm(C), nn.Linear(C, VOCAB, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, idx):
+        x = self.drop(self.tokens(idx) + self.places(torch.arange(idx.shape[1], device=idx.device)))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x)), None
+
+
+def training(device, quick):
+    setting, B, T = SHAPES[device], 32, 64
+    idx = torch.randint(VOCAB, (B, T + 1), device=device)
+
+    def trainer(model, threads=1, dtype=None):
+        optimizer = torch.optim.AdamW(model.to(device).parameters())
+
+        def step():
+            torch.set_num_threads(threads)
+            with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
+                logits, _ = model(idx[:, :-1])
+                loss = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        return step
+
+    def ours():
+        return GPT(GPTConfig(VOCAB, 256, *setting["shape"]))
+
+    competitors = {"nanoGPT's step, GPT-2's GELU": trainer(NanoGPT(*setting["shape"], "tanh")),
+                   "nanoGPT's step, its own GELU": trainer(NanoGPT(*setting["shape"], "none")),
+                   "ours": trainer(ours()),
+                   "ours, two threads": trainer(ours(), threads=2),
+                   "ours, bfloat16": trainer(ours(), dtype=torch.bfloat16)}
+    threads = torch.get_num_threads()
+    times = race(competitors, 1 if quick else 41)
+    torch.set_num_threads(threads)
+    table(f"A training step: {B} x {T} tokens, {setting['shape'][0]} layers of "
+          f"{setting['shape'][2]}, one thread, float32 where not said", ("", "ms", "x the first"),
+          [(name, f"{statistics.median(t) * 1e3:.1f}", speed(times, name, next(iter(times))))
+           for name, t in times.items()])
+
+
+def losses(device, quick):
+    """The losses' share of an update, and of a whole round, of train_toy.py as it is."""
+    cfg = replace(Config(device=device), **(QUICK if quick else {}))
+    base, rows = new_model(cfg), []
+    for experiment, level in (("mix", "sequence"), ("constrained", "token")):
+        gen, rng = randomness(device, "benchmark", experiment)
+        decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, level).to(device)
+
+        def sampled():
+            asked = draw_prompts(experiment, "train", cfg.prompts, rng)
+            return respond(base, asked, cfg.responses, gen, decoder=decoder)
+        sides = sides_of(sampled(), make_pairs(torch.rand(cfg.prompts, cfg.responses).numpy()))
+
+        def updated(loss):
+            def f():
+                train_toy.lpo_loss, kept = loss, train_toy.lpo_loss
+                try:
+                    update(cfg, "latent", cfg.lr, base, decoder, (base, decoder), sides,
+                           lambda *_: None)
+                finally:
+                    train_toy.lpo_loss = kept
+            return f
+        times = race({"sample and score": sampled, "update": updated(train_toy.lpo_loss),
+                      "update without": updated(lambda a, b, *_: (
+                          a.tau_logps[:, 0, 0] - b.tau_logps[:, 0, 0]))}, 1 if quick else 15)
+        ms = {name: statistics.median(t) * 1e3 for name, t in times.items()}
+        loss = ms["update"] - ms["update without"]
+        rows.append((f"{experiment}, {level}", f"{ms['sample and score']:.0f}",
+                     f"{ms['update']:.0f}", f"{loss:.0f}", f"{100 * loss / ms['update']:.0f} %",
+                     f"{100 * loss / (ms['update'] + ms['sample and score']):.0f} %"))
+    table(f"The losses in a round of train_toy.py: {len(sides[0][0])} pairs, {cfg.steps} updates",
+          ("", "sample and score, ms", "update, ms", "losses in it, ms", "of the update",
+           "of the round"), rows)
+
+
+# --- growth --------------------------------------------------------------------------------------
+
+
+class Live(TorchDispatchMode):
+    """The largest number of bytes in tensors that live at once, those before it not counted."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        known = {x.untyped_storage()._cdata for x in args if isinstance(x, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (list, tuple)) else (out,):
+            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in known | self.seen:
+                self.take(x.untyped_storage())
+        return out
+
+    def take(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        self.seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.free, key, size)
+
+    def free(self, key, size):
+        self.seen.discard(key)
+        self.now -= size
+
+
+def cached_step(device, B, S, C):
+    """One more token a row, S - 1 being in the cache."""
+    cache = GPT(GPTConfig(VOCAB, S, 2, 4, C)).to(device).new_cache(B, S)
+    idx, pos = (torch.full((B,), x, device=device) for x in (1, S - 1))
+
+    def step():
+        cache.used, cache.pos = S - 1, pos
+        cache.step(idx)
+    return torch.inference_mode()(step)
+
+
+def recomputed(device, S):
+    model, idx = GPT(GPTConfig(VOCAB, S, 2, 4, 128)), torch.ones(8, S, dtype=torch.long)
+    model, idx = model.to(device), idx.to(device)
+    return torch.inference_mode()(lambda: model(idx))
+
+
+def marginals(device, lean, K, V):
+    """The `latent` score's sum over temperatures on 256 tokens, and its gradient."""
+    logits = torch.randn(8, 32, V, device=device, requires_grad=True)
+    tokens = torch.randint(V, (8, 32), device=device)
+    tau_logps = torch.zeros(8, 32, K, device=device).log_softmax(-1)
+    taus = [0.2 + 0.1 * k for k in range(K)]
+
+    def f():
+        if lean:
+            large_vocab.latent_marginal(logits, tokens, taus, tau_logps).sum().backward()
+        else:
+            terms = temperature_logps(logits, tokens, taus) + tau_logps
+            terms.logsumexp(-1).sum().backward()
+        logits.grad = None
+    return f
+
+
+def growth(device, quick):
+    """Each case: what grows, expected orders of time and memory, its values, a value's f."""
+    big, rows = 8 if device == "cuda" else 1, []
+    model = GPT(GPTConfig(VOCAB, 64, 2, 4, 128)).to(device)
+    decoder = AdaptiveDecoder(128).to(device)
+    cases = [
+        ("batch B: 32 tokens generated", "B", "B", [32, 64, 128, 256], lambda B: lambda: generate(
+            model, [[1] * PROMPT] * B * big, 32, decoder=decoder)),
+        ("context S: a cached step", "S", "S", [256, 512, 1024, 2048],
+         lambda S: cached_step(device, 16 * big, S, 128)),
+        ("context S: recomputed", "S to S^2", "S", [256, 512, 1024, 2048],
+         lambda S: recomputed(device, S)),
+        ("width C: a cached step", "C^2", "C", [256, 512, 1024, 2048],
+         lambda C: cached_step(device, 16 * big, 32, C))]
+    for name, lean, memory in (("lpo.py", False, "K"), ("large_vocab.py", True, "1")):
+        cases.append((f"temperatures K: the marginal, {name}", "K", memory, [2, 4, 8, 16],
+                      lambda K, lean=lean: marginals(device, lean, K, 8192)))
+    for name, lean in (("lpo.py", False), ("large_vocab.py", True)):
+        cases.append((f"vocabulary V: the marginal, {name}", "V", "V", [4096, 8192, 16384, 32768],
+                      lambda V, lean=lean: marginals(device, lean, 6, V)))
+    for name, time_order, memory_order, values, build in cases:
+        durations, peaks = [], []
+        values = values[:2] if quick else values
+        for value in values:
+            f = build(value)
+            durations.append(statistics.median(race({"": f}, 1 if quick else 9)[""]))
+            with Live() as live:
+                f()
+            peaks.append(live.peak)
+        row = [f"{name}, {' '.join(map(str, values))}"]
+        for xs, unit, expected in ((durations, 1e3, time_order), (peaks, 1e-6, memory_order)):
+            row.append(" ".join(f"{x * unit:.3g}" for x in xs))
+            row.append(" ".join(f"{math.log2(b / a):.2f}" for a, b in zip(xs, xs[1:])))
+            row.append(expected)
+        rows.append(row)
+    table("Growth: orders are log2 of the ratio at each doubling", (
+        "what grows", "ms", "order", "expected", "peak MB of live tensors", "order", "expected"),
+        rows)
+
+
+SECTIONS = dict(generation=generation, training=training, losses=losses, growth=growth)
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []],
+                        help=f"of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="small and once: does it run?")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
+                        choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    name = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, {arguments.threads} thread(s)")
+    for section in arguments.sections or SECTIONS:
+        SECTIONS[section](arguments.device, arguments.quick)
