@@ -36,7 +36,7 @@ def load(model, state_dict):
 def pretrained(name_or_folder):
     """A GPT-2 of the transformers library, and the options of GPTConfig.  -> model, dict"""
     from transformers import GPT2LMHeadModel  # only here: nothing else needs transformers
-    theirs = GPT2LMHeadModel.from_pretrained(name_or_folder)
+    theirs = GPT2LMHeadModel.from_pretrained(name_or_folder, torch_dtype="auto")
     c = theirs.config
     plain = dict(activation_function="gelu_new", scale_attn_weights=True, n_inner=None,
                  scale_attn_by_inverse_layer_idx=False, layer_norm_epsilon=1e-5)

@@ -1,4 +1,5 @@
 """Plants every bug of planted_bugs.py in a copy of the project and requires that it is caught."""
+import importlib.util
 import multiprocessing
 import os
 import runpy
@@ -50,7 +51,9 @@ def job(arguments):
 def test_every_planted_bug_is_caught(tmp_path, capfd):
     assert len(BUGS) >= CATALOGUE_SIZE and len({bug.name for bug in BUGS}) == len(BUGS)
     jobs, start = [], time.monotonic()
-    for i, bug in enumerate(BUGS):
+    bugs = [bug for bug in BUGS  # a skipped test catches nothing
+            if bug.caught_by != "test_hugging_face" or importlib.util.find_spec("transformers")]
+    for i, bug in enumerate(bugs):
         folder = tmp_path / str(i)
         shutil.copytree(ROOT / "conformance", folder / "conformance")
         (folder / "tests").mkdir()
@@ -60,6 +63,6 @@ def test_every_planted_bug_is_caught(tmp_path, capfd):
     with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
         complaints = [found for found in pool.map(job, jobs, chunksize=1) if found]
     with capfd.disabled():
-        print(f"\n{len(BUGS)} bugs planted, {len(complaints)} survivors, "
+        print(f"\n{len(bugs)} bugs planted, {len(complaints)} survivors, "
               f"{time.monotonic() - start:.0f} s")
     assert not complaints, complaints
