@@ -85,7 +85,7 @@ def hugging_face(shape, device, dtype):
     config = transformers.GPT2Config(
         vocab_size=VOCAB, n_positions=256, n_embd=n_embd, n_layer=n_layer, n_head=n_head,
         bos_token_id=None, eos_token_id=None, pad_token_id=0)
-    model = transformers.GPT2LMHeadModel(config).to(device, dtype).eval()
+    model = transformers.GPT2LMHeadModel(config).to(device, dtype).train(False)
     return lambda idx, new: model.generate(
         idx, attention_mask=torch.ones_like(idx), max_new_tokens=new, do_sample=True, top_k=0,
         temperature=0.8)
