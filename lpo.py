@@ -49,8 +49,8 @@ def log_ratio(logps, ref_logps):
 def marginal(text_logps, tau_logps):
     """log sum_k P(y | tau_k) P(tau_k).  (...,K), (...,K) -> (...)"""
     terms = text_logps + tau_logps
-    dead = terms.isneginf().all(-1)  # a logsumexp of nothing but -inf has a NaN gradient
-    return terms.masked_fill(dead[..., None], 0).logsumexp(-1).masked_fill(dead, -math.inf)
+    dead = terms.amax(-1).isneginf()  # a logsumexp of nothing but -inf has a NaN gradient
+    return terms.clamp(torch.finfo(terms.dtype).min).logsumexp(-1).masked_fill(dead, -math.inf)
 
 def separate_score(r):
     """sum_t log P(tau_t), minus the decoder reference's where there is one. Without one the token
@@ -86,8 +86,8 @@ def prepared(r):
             raise ValueError(f"{name} is {x.dtype} {*x.shape,} {x.device}; give {kind} {shape}")
         if shape[1] == T:
             x = x.masked_fill(~r.mask[..., None] if x.dim() == 3 else ~r.mask, 0)
-        wrong = dict(mask=~x.any(-1), tau_idx=(x < 0) | (x >= K)).get(name, ~(x < math.inf))
-        if wrong.any():
+        if not (x.any(-1) if name == "mask" else (0 <= x) & (x < K) if name == "tau_idx" else
+                x.sum() < math.inf).all():
             raise ValueError(f"{name}: no NaN/inf; indices in 0..{K - 1}; a token in every row")
         fields[name] = x.detach() if name.startswith("ref_") else x
     return replace(r, **fields)

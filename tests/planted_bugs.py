@@ -19,7 +19,7 @@ class Bug(NamedTuple):
 LATENT_SUM = ".masked_fill(~r.mask, 0).sum(-1)"
 SEPARATE = "policy = drawn(r.tau_logps, r.tau_idx).sum(-1)"
 MARGIN = "score(chosen, variant, exact_sequence) - score(rejected, variant, exact_sequence)"
-DEAD = "terms.masked_fill(dead[..., None], 0).logsumexp(-1).masked_fill(dead, -math.inf)"
+DEAD = "terms.clamp(torch.finfo(terms.dtype).min).logsumexp(-1).masked_fill(dead, -math.inf)"
 SOFTMAX = "F.log_softmax(shifted / tau, dim=-1)"
 WARM = "        if tau > torch.finfo(logits.dtype).tiny:"
 TIE = "logits.argmax(-1, True)"
