@@ -24,36 +24,38 @@ class Cache:
         self.embeddings = tokens.weight.detach(), places.weight.detach()
         self.blocks = [[(layer.weight.detach(), layer.bias.detach()) for layer in block.children()]
                        for block in model.blocks]
+        for block in self.blocks:
+            block[2] = [x.unflatten(0, (3, H, -1)).transpose(0, 1).flatten(0, 2) for x in block[2]]
         self.norm = model.norm.weight.detach(), model.norm.bias.detach()
-        self.kv = tokens.weight.new_zeros(len(model.blocks), 2, batch, H, length,
+        self.kv = tokens.weight.new_zeros(len(model.blocks), batch, H, length, 2,
                                           tokens.embedding_dim // H)
-        self.pos, self.used = torch.zeros_like(self.kv[0, 0, :, 0, 0, 0], dtype=torch.long), 0
+        self.pos, self.used = torch.zeros_like(self.kv[0, :, 0, 0, 0, 0], dtype=torch.long), 0
         slots = torch.arange(batch * H * length, device=self.kv.device)
         self.slots = slots.view(batch, H, length)  # their numbers
 
     def prefill(self, layer, kv):
         """Take a layer's keys and values of the prompts.  (2,B,H,T,D)"""
-        self.kv[layer, ..., :kv.shape[-2], :] = kv.detach()
+        self.kv[layer, :, :, :kv.shape[-2]] = kv.detach().movedim(0, -2)
 
     def keep(self, rows):
         """Forget all other rows."""
-        self.kv, self.pos = self.kv[:, :, rows], self.pos[rows]
+        self.kv, self.pos = self.kv[:, rows], self.pos[rows]
 
     def step(self, idx):
         """One more token a row: (B,) -> logits (B,V), hidden (B,C)."""
         self.used += 1
-        (_, _, B, H, _, D), (tokens, places) = self.kv.shape, self.embeddings
+        (_, B, H, _, _, D), (tokens, places) = self.kv.shape, self.embeddings
         S, C = self.used + -self.used % 8, (H * D,)
         slots = (self.slots[:B, :, 0] + self.pos[:, None]).view(-1)  # (B*H,): where to write
         unseen = self.slots[0, 0, :S] > self.pos[:, None, None]  # (B,1,S): where not to look
         bias = self.kv.new_zeros(unseen.shape).masked_fill_(unseen, -math.inf)
         x = F.embedding(idx, tokens) + F.embedding(self.pos, places)  # (B,C)
-        for kv, (norm1, norm2, qkv, out, up, down) in zip(self.kv, self.blocks):
-            heads = F.linear(torch.layer_norm(x, C, *norm1), *qkv).view(B, 3, H, D)
-            heads = heads.transpose(0, 1).reshape(3, B * H, D)
-            kv.view(2, -1, D).index_copy_(1, slots, heads[1:])
-            k, v = kv[..., :S, :].flatten(1, 2)  # two of (B*H,S,D)
-            scores = torch.bmm(heads[0, :, None], k.mT).view(B, H, S)
+        kept, seen = self.kv.flatten(1, 3), self.kv[..., :S, :, :].flatten(1, 2)
+        for kv, k, v, (norm1, norm2, qkv, out, up, down) in zip(
+                kept, seen[..., 0, :].mT, seen[..., 1, :], self.blocks):
+            heads = F.linear(torch.layer_norm(x, C, *norm1), *qkv).view(B * H, 3, D)
+            kv.index_copy_(0, slots, heads[:, 1:])
+            scores = torch.bmm(heads[:, :1], k).view(B, H, S)
             shares = torch.add(bias, scores, alpha=D ** -0.5).softmax(-1).view(B * H, 1, S)
             x = x + F.linear(torch.bmm(shares, v).view(B, *C), *out)
             y = F.linear(torch.layer_norm(x, C, *norm2), *up)

@@ -97,14 +97,14 @@ def right_padded(model, prompts, B, extra):
     fits = [isinstance(p, (list, tuple)) and p and 0 <= min(p) <= max(p) < V for p in prompts]
     if len(fits) != B or not all(fits):
         raise ValueError(f"prompts is {prompts!r:.60}; give {B} non-empty lists of ids below {V}")
+    longest = max(map(len, prompts))
+    if longest + extra > limit:
+        raise ValueError(f"a prompt of {longest} tokens and {extra} new ones exceed the "
+                         f"model's context of {limit}; shorten one of them")
+    rows = [list(prompt) + [0] * (longest - len(prompt)) for prompt in prompts]
     device = next(model.parameters()).device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    width = int(lengths.max()) + extra
-    if width > limit:
-        raise ValueError(f"a prompt of {width - extra} tokens and {extra} new ones exceed the "
-                         f"model's context of {limit}; shorten one of them")
-    rows = [list(prompt) + [0] * (width - len(prompt)) for prompt in prompts]
-    return torch.tensor(rows, device=device), lengths
+    return F.pad(torch.tensor(rows, device=device), (0, extra)), lengths
 
 
 class Writing:
@@ -136,8 +136,7 @@ class Writing:
     def from_newest(self):
         """Draw a column from the newest token and what the cache holds of those before."""
         self.cache.pos = self.pos
-        logits, hidden = self.model(self.newest[:, None], self.cache)
-        self.draw(logits[:, 0], hidden[:, 0])
+        self.draw(*self.cache.step(self.newest))
 
     def draw(self, logits, hidden):
         """A temperature and a token, in the next column.  (R,V), (R,C)"""

@@ -5,6 +5,7 @@ results are rows of one tidy table (COLUMNS); figures and README tables are made
 """
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ class Outcome:
     @property
     def rewards(self):
         return self.scores["reward"]
+
+    @cached_property
+    def answers(self):
+        return [[final_answer(text) for text in texts] for texts in self.texts]
 
 
 def respond(model, asked, samples, generator, temperature=None, **policy):
@@ -86,9 +91,8 @@ def win_rate(ours, theirs):
 def vote_accuracy(outcome, votes):
     """Per prompt, how often the majority of `votes` samples is right, a tie in parts.  -> (P,)"""
     result = []
-    for (_, prompt), texts in zip(outcome.asked, outcome.texts):
-        answers = [final_answer(text) for text in texts]
-        groups = [majority(answers[i:i + votes]) for i in range(0, len(texts) - votes + 1, votes)]
+    for (_, prompt), answers in zip(outcome.asked, outcome.answers):
+        groups = [majority(answers[i:i + votes]) for i in range(0, len(answers) - votes + 1, votes)]
         right = [(solution(prompt) in group) / max(len(group), 1) for group in groups]
         result.append(np.mean(right))
     return np.array(result)

@@ -77,7 +77,7 @@ class GPT(nn.Module):
         """
         T, limit = idx.shape[-1] if idx.dim() else 0, self.config.block_size
         if cache is not None:
-            limit = min(limit, cache.kv.shape[-2]) - cache.used
+            limit = min(limit, cache.kv.shape[3]) - cache.used
         if idx.dim() != 2 or idx.dtype != torch.long or 0 in idx.shape or T > limit:
             raise ValueError(f"idx is {idx.dtype} {*idx.shape,}; give long (B,T), T up to {limit}")
         if cache is not None and cache.used:

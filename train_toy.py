@@ -126,9 +126,12 @@ def train(cfg, base, keys, run, draw=draw_prompts):
         asked = draw(keys["experiment"], "train", cfg.prompts, rng)
         outcome = respond(model, asked, cfg.responses, gen, decoder=decoder)
         pairs = paired(cfg, outcome)
-        if not pairs[0]:
+        if not pairs[0] and not rows:
             raise ValueError(f"round {rnd + 1} of {keys['experiment']} has no pair of unequal "
                              "rewards; raise --responses or --prompts")
+        if not pairs[0]:  # a policy that has learned can get there
+            run.say(f"  round {rnd + 1}  no pair of unequal rewards: nothing to learn from it")
+            continue
         sides = sides_of(outcome, pairs)
         stats = update(cfg, keys["variant"], cfg.lr * (1 - rnd / cfg.rounds), model, decoder,
                        reference, sides, lambda f, text: run.tick((rnd + f) / cfg.rounds / 2, text))

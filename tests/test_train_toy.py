@@ -116,6 +116,23 @@ def test_every_option_runs_and_draws(arguments, tmp_path):
     assert {path.stem for path in tmp_path.glob("*.png")} >= {"rewards", "temperatures", "text"}
 
 
+def test_only_a_first_round_needs_unequal_rewards(tmp_path, capsys, monkeypatch):
+    """Bug: a job that ends when its decoder has learned to answer everything alike."""
+    paired, alike = train_toy.paired, [2]
+
+    def some(cfg, outcome):
+        rounds.append(len(rounds) + 1)
+        return ([], []) if rounds[-1] in alike else paired(cfg, outcome)
+    monkeypatch.setattr(train_toy, "paired", some)
+    rounds = []
+    results = run(tmp_path, "--rounds", "3", "--levels", "token")
+    assert {row["round"] for row in results["rows"]} == {None, 0, 2}
+    assert "round 2  no pair of unequal rewards" in capsys.readouterr().out
+    alike[0], rounds = 1, []
+    with pytest.raises(ValueError, match="round 1 of mix has no pair of unequal rewards; raise --"):
+        run(tmp_path, "--rounds", "4", "--levels", "token")
+
+
 def test_evaluation_never_changes_training(tmp_path):
     """Bug: training and evaluation share a generator."""
     def of_training(results):
