@@ -266,8 +266,8 @@ def cached_step(device, B, S, C):
     idx, pos = (torch.full((B,), x, device=device) for x in (1, S - 1))
 
     def step():
-        cache.used, cache.pos = S - 1, pos
-        cache.step(idx)
+        cache.used = S - 1
+        cache.step(idx, pos)
     return torch.inference_mode()(step)
 
 

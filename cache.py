@@ -13,9 +13,8 @@ import torch.nn.functional as F
 class Cache:
     """One slot a position, in tensors that stay in place, as a CUDA graph wants them.
 
-    `pos` (B,) counts the tokens of each row that are valid, `used` is the longest row's slots.
-    Prompts of unequal length are padded on the right; the caller then sets `pos` to their true
-    lengths, and what the padding left behind is masked until the tokens to come overwrite it.
+    `used` counts the slots of the longest row. Prompts of unequal length are padded on the
+    right; what padding left behind is masked until later tokens, at their own places, overwrite it.
     """
 
     def __init__(self, model, batch, length):
@@ -29,9 +28,9 @@ class Cache:
         self.norm = model.norm.weight.detach(), model.norm.bias.detach()
         self.kv = tokens.weight.new_zeros(len(model.blocks), batch, H, length, 2,
                                           tokens.embedding_dim // H)
-        self.pos, self.used = torch.zeros_like(self.kv[0, :, 0, 0, 0, 0], dtype=torch.long), 0
         slots = torch.arange(batch * H * length, device=self.kv.device)
-        self.slots = slots.view(batch, H, length)  # their numbers
+        self.slots, self.used = slots.view(batch, H, length), 0  # their numbers
+        self.bias = self.kv.new_full((length, length), -math.inf).triu(1)  # later slots are masked
 
     def prefill(self, layer, kv):
         """Take a layer's keys and values of the prompts.  (2,B,H,T,D)"""
@@ -39,17 +38,16 @@ class Cache:
 
     def keep(self, rows):
         """Forget all other rows."""
-        self.kv, self.pos = self.kv[:, rows], self.pos[rows]
+        self.kv = self.kv[:, rows]
 
-    def step(self, idx):
-        """One more token a row: (B,) -> logits (B,V), hidden (B,C)."""
+    def step(self, idx, pos):
+        """One more token a row, at its place pos.  (B,), (B,) -> logits (B,V), hidden (B,C)"""
         self.used += 1
         (_, B, H, _, _, D), (tokens, places) = self.kv.shape, self.embeddings
         S, C = self.used + -self.used % 8, (H * D,)
-        slots = (self.slots[:B, :, 0] + self.pos[:, None]).view(-1)  # (B*H,): where to write
-        unseen = self.slots[0, 0, :S] > self.pos[:, None, None]  # (B,1,S): where not to look
-        bias = self.kv.new_zeros(unseen.shape).masked_fill_(unseen, -math.inf)
-        x = F.embedding(idx, tokens) + F.embedding(self.pos, places)  # (B,C)
+        slots = (self.slots[:B, :, 0] + pos[:, None]).view(-1)  # (B*H,): where to write
+        bias = self.bias[:, :S].index_select(0, pos)[:, None]  # (B,1,S)
+        x = F.embedding(idx, tokens) + F.embedding(pos, places)  # (B,C)
         kept, seen = self.kv.flatten(1, 3), self.kv[..., :S, :, :].flatten(1, 2)
         for kv, k, v, (norm1, norm2, qkv, out, up, down) in zip(
                 kept, seen[..., 0, :].mT, seen[..., 1, :], self.blocks):
@@ -60,6 +58,5 @@ class Cache:
             x = x + F.linear(torch.bmm(shares, v).view(B, *C), *out)
             y = F.linear(torch.layer_norm(x, C, *norm2), *up)
             x = x + F.linear(F.gelu(y, approximate="tanh"), *down)
-        self.pos = self.pos + 1
         hidden = torch.layer_norm(x, C, *self.norm)
         return F.linear(hidden, tokens), hidden

@@ -135,8 +135,7 @@ class Writing:
     @torch.inference_mode()
     def from_newest(self):
         """Draw a column from the newest token and what the cache holds of those before."""
-        self.cache.pos = self.pos
-        self.draw(*self.cache.step(self.newest))
+        self.draw(*self.cache.step(self.newest, self.pos))
 
     def draw(self, logits, hidden):
         """A temperature and a token, in the next column.  (R,V), (R,C)"""

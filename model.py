@@ -73,7 +73,7 @@ class GPT(nn.Module):
     def forward(self, idx, cache=None):
         """(B,T) -> logits (B,T,V), hidden (B,T,C): the state after the final layer norm.
 
-        With a cache, idx holds the tokens after its `pos`, and `pos` moves on by T.
+        With a cache, idx holds the tokens after the `used` ones, and `used` moves on by T.
         """
         T, limit = idx.shape[-1] if idx.dim() else 0, self.config.block_size
         if cache is not None:
@@ -81,12 +81,12 @@ class GPT(nn.Module):
         if idx.dim() != 2 or idx.dtype != torch.long or 0 in idx.shape or T > limit:
             raise ValueError(f"idx is {idx.dtype} {*idx.shape,}; give long (B,T), T up to {limit}")
         if cache is not None and cache.used:
-            steps = [cache.step(column) for column in idx.unbind(1)]
+            steps = [cache.step(x, torch.full_like(x, cache.used)) for x in idx.unbind(1)]
             return tuple(torch.stack(x, 1) for x in zip(*steps))
         if idx.is_cpu and ((idx < 0) | (idx >= self.config.vocab_size)).any():  # a GPU would wait
             raise ValueError(f"idx has ids outside 0 to {self.config.vocab_size - 1}")
         if cache is not None:
-            cache.pos, cache.used = cache.pos + T, T
+            cache.used = T
         x = self.token_embedding(idx) + self.position_embedding.weight[:T]  # (B,T,C)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, cache)

@@ -72,8 +72,9 @@ def test_recorded_pretraining_steps_are_the_steps():
     move as on the CPU, where nothing is recorded; rounding, which Adam enlarges, apart."""
     moved = []
     for device in ("cpu", "cuda"):
-        first, last = (pretrain(Config(device=device, pretrain_steps=n), 0, lambda *_: None)["state"]
-                       for n in (1, 30))
+        first, last = (
+            pretrain(Config(device=device, pretrain_steps=n), 0, lambda *_: None)["state"]
+            for n in (1, 30))
         moved.append(torch.cat([(last[name] - first[name]).flatten() for name in first]))
     assert (moved[0] - moved[1]).abs().mean() < 0.05 * moved[0].abs().mean()
 
