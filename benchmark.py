@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import large_vocab
 import train_toy
-from decoder import AdaptiveDecoder, generate
+from decoder import AdaptiveDecoder, Writing, generate, right_padded
 from evaluate import draw_prompts, respond
 from lpo import temperature_logps
 from model import GPT, GPTConfig
@@ -45,10 +45,14 @@ def seconds(f):
 
 
 def race(competitors, turns):
-    """{name: f} -> {name: durations}: a turn to warm up, then as many as fit into a minute."""
+    """{name: f} -> {name: durations}: a turn to warm up, then those that begin within a minute."""
     times = {name: [] for name in competitors}
-    first = sum(seconds(f) for f in competitors.values())
-    for _ in range(max(1, min(turns, int(60 / first)))):
+    for f in competitors.values():
+        f()
+    start = time.perf_counter()
+    for turn in range(turns):
+        if turn and time.perf_counter() - start > 60:
+            break
         for name, f in competitors.items():
             times[name].append(seconds(f))
     return times
@@ -58,6 +62,8 @@ def speed(times, name, over):
     """How many times as fast as another, by turn: median and quartiles."""
     ratios = sorted(b / a for a, b in zip(times[name], times[over]))
     n = len(ratios)
+    if n == 1:
+        return f"{ratios[0]:.2f}, one turn"
     return f"{statistics.median(ratios):.2f} [{ratios[n // 4]:.2f}, {ratios[-1 - n // 4]:.2f}]"
 
 
@@ -91,6 +97,23 @@ def hugging_face(shape, device, dtype):
         temperature=0.8)
 
 
+def replays(model, decoder, prompts, new):
+    """The recorded steps of a call of `generate`, without what else it does.  -> f()"""
+    idx, lengths = right_padded(model, prompts, len(prompts), new)
+    taus = torch.tensor(decoder.temperatures, device=idx.device)
+    writing = Writing(model, idx, lengths, new, decoder, taus, False, None)
+    writing.from_start(PROMPT, check=False)
+    writing.from_newest()
+    steps = [writing.record(PROMPT + min(column + 32, new) - 1) for column in range(0, new, 32)]
+
+    def f():
+        writing.pos.copy_(lengths - 1)
+        for column in range(new):
+            steps[column // 32]()
+    return f
+
+
+@torch.no_grad()
 def generation(device, quick):
     setting = SHAPES[device] | (dict(batches=(2,), new=4, turns=1) if quick else {})
     shape, new = setting["shape"], setting["new"]
@@ -109,6 +132,8 @@ def generation(device, quick):
             "nanoGPT's loop": lambda: recompute(model, idx, new),
             "one temperature": lambda: generate(model, prompts, new, temperature=0.8),
             "a decoder": lambda: generate(model, prompts, new, decoder=decoder)}
+        if device == "cuda":
+            competitors["a decoder, replays alone"] = replays(model, decoder, prompts, new)
         if theirs:
             competitors["transformers"] = lambda: theirs(idx, new)
         times = race(competitors, setting["turns"])
