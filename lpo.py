@@ -1,18 +1,28 @@
 """Latent Preference Optimization (LPO): every loss of arXiv 2411.09661, and no model in sight.
 
-A decoder draws a temperature tau_k, the language model a token y_t at it. Of several responses the
-best is `chosen`, the worst `rejected`; the loss is DPO's, and a variant is no more than a score:
-the temperature is a token beside the text (`joint`), a token alone (`separate`, equation 10), or a
-latent that is summed out (`latent`). Scores are sums over response tokens, never means.
-B responses, T tokens (padded), K temperatures, V vocabulary; column t is one sampling event."""
+A decoder draws a temperature tau_k, then the language model draws a token y_t at it. Of several
+responses to a prompt the best is `chosen`, the worst `rejected`. The loss is DPO's,
+
+    -log sigmoid(beta * (score(chosen) - score(rejected))),
+
+and a variant is no more than a score: the temperature is a token beside the text (`joint`), a
+token alone (`separate`, equation 10), or a latent that is summed out (`latent`).
+
+B responses, T response tokens (padded), K temperatures, V words. Column t of every array is one
+sampling event: a temperature and the token drawn at it. Scores are sums over tokens, not means.
+"""
 import math
 from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 
+HOTTEST = 1e30  # temperatures beyond would overflow in single precision
+
+
 @dataclass
 class ResponseLogps:
-    """One side of a batch of pairs. Padding may hold anything, NaN included."""
+    """One side, chosen or rejected, of a batch of pairs; padding may hold anything, NaN too."""
     tau_logps: torch.Tensor                     # (B,T,K), sequence level (B,1,K): log P(tau_k | h)
     tau_idx: torch.Tensor                       # (B,T), sequence level (B,1), long: the one drawn
     mask: torch.Tensor                          # (B,T) bool: response tokens, end of text included
@@ -20,96 +30,197 @@ class ResponseLogps:
     ref_text_logps: torch.Tensor | None = None  # (B,T,K): the same under the frozen reference
     ref_tau_logps: torch.Tensor | None = None   # like tau_logps; None: none, uniform in `latent`
 
+
+# --- what a temperature does to logits ------------------------------------------------------------
+
+
+def at_least_float32(x):
+    """Half precision is for models: a sum over 500 tokens or a softmax needs more."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def word_logps(logits, tau):
+    """log softmax(logits / tau): the one place where a temperature is applied.  (...,V) -> (...,V)
+
+    Temperature 0 is the limit from above: all mass on the arg-max, on a tie on the lowest index.
+    """
+    logits = at_least_float32(logits)
+    if tau < torch.finfo(logits.dtype).tiny:  # 0, or so small that 1 / tau would be infinite
+        return torch.full_like(logits, -math.inf).scatter(-1, logits.argmax(-1, True), 0.0)
+    below_best = logits - logits.amax(-1, keepdim=True).detach()  # else a small tau overflows
+    return F.log_softmax(below_best / tau, dim=-1)
+
+
 def temperature_logps(logits, tokens, temperatures):
-    """log P(y_t | tau_k) = log_softmax(l_t / tau_k)[y_t].  (B,T,V), (B,T), K floats -> (B,T,K)"""
-    if not len(temperatures) or not all(0 <= tau < math.inf for tau in temperatures):
-        raise ValueError(f"temperatures are {temperatures}; give finite numbers >= 0")
-    outside = (tokens < 0) | (tokens >= logits.shape[-1])
-    kind = torch.long, logits.shape[:-1], logits.device
-    if (tokens.dtype, tokens.shape, tokens.device) != kind or outside.any():
-        raise ValueError(f"tokens is {tokens.dtype} {*tokens.shape,}; give {kind}, 0 to V - 1")
-    shifted, columns = logits - logits.amax(-1, keepdim=True).detach(), []  # no tau may overflow
-    for tau in temperatures:
-        if tau > torch.finfo(logits.dtype).tiny:  # those below would be 0, or 1 / tau infinite
-            logps = F.log_softmax(shifted / tau, dim=-1)
-        else:  # the limit from above: all mass on the arg-max, on a tie the lowest index
-            logps = torch.full_like(shifted, -math.inf).scatter(-1, logits.argmax(-1, True), 0.0)
-        columns.append(logps.gather(-1, tokens[..., None]))
-    return torch.cat(columns, dim=-1)
+    """log P(y_t | tau_k) of each token at each temperature.  (B,T,V), (B,T), K floats -> (B,T,K)
+
+    Raises ValueError on negative temperatures and on tokens that do not fit the logits.
+    """
+    require_kind("tokens", tokens, "long", logits.shape[:-1], logits.device)
+    require(((tokens >= 0) & (tokens < logits.shape[-1])).all(), "tokens has ids outside 0..V-1")
+    of_tokens = [word_logps(logits, tau).gather(-1, tokens[..., None])
+                 for tau in checked_temperatures(temperatures)]
+    return torch.cat(of_tokens, dim=-1)
+
+
+# --- pieces of a score ----------------------------------------------------------------------------
+
 
 def drawn(logps, tau_idx):
-    """The column of the temperature drawn.  (B,T,K), (B,T) or (B,1) -> (B,T)"""
-    return logps.gather(-1, tau_idx.expand(logps.shape[:2])[..., None]).squeeze(-1)
+    """The column of the temperature that was drawn.  (B,T,K), (B,T) or (B,1) -> (B,T)"""
+    index = tau_idx.expand(logps.shape[:2])
+    return logps.gather(-1, index[..., None]).squeeze(-1)
+
 
 def log_ratio(logps, ref_logps):
-    """log P - log Pref; 0, with zero gradient, where either is -inf.  (...), (...) -> (...)"""
-    dead = logps.isneginf() | ref_logps.isneginf()
-    return logps.masked_fill(dead, 0) - ref_logps.masked_fill(dead, 0)
+    """log P - log Pref; 0, with zero gradient, where either is -inf.  (...), (...) -> (...)
+
+    At temperature 0 a token may have become impossible, and -inf - -inf would be NaN. Our choice.
+    """
+    impossible = logps.isneginf() | ref_logps.isneginf()
+    return logps.masked_fill(impossible, 0) - ref_logps.masked_fill(impossible, 0)
+
 
 def marginal(text_logps, tau_logps):
-    """log sum_k P(y | tau_k) P(tau_k).  (...,K), (...,K) -> (...)"""
+    """log sum_k P(y | tau_k) P(tau_k): the temperature summed out.  (...,K), (...,K) -> (...)"""
     terms = text_logps + tau_logps
-    dead = terms.amax(-1).isneginf()  # a logsumexp of nothing but -inf has a NaN gradient
-    return terms.clamp(torch.finfo(terms.dtype).min).logsumexp(-1).masked_fill(dead, -math.inf)
+    impossible = terms.amax(-1).isneginf()  # a logsumexp of nothing but -inf has a NaN gradient
+    terms = terms.clamp(torch.finfo(terms.dtype).min)
+    return terms.logsumexp(-1).masked_fill(impossible, -math.inf)
+
+
+# --- the scores, one a variant: sums over T without a mask, since `prepared` has put zeros there --
+
 
 def separate_score(r):
-    """sum_t log P(tau_t), minus the decoder reference's where there is one. Without one the token
-    level favours short responses: a uniform one would add (n_chosen - n_rejected) log K."""
-    policy = drawn(r.tau_logps, r.tau_idx).sum(-1)
-    return policy if r.ref_tau_logps is None else policy - drawn(r.ref_tau_logps, r.tau_idx).sum(-1)
+    """sum_t log P(tau_t): temperatures as tokens (equation 10).  ResponseLogps -> (B,)
+
+    The decoder reference's is subtracted where there is one. Without one the token level favours
+    short responses: a uniform one would add (n_chosen - n_rejected) log K to the margin.
+    """
+    total = drawn(r.tau_logps, r.tau_idx).sum(-1)
+    if r.ref_tau_logps is not None:
+        total = total - drawn(r.ref_tau_logps, r.tau_idx).sum(-1)
+    return total
+
 
 def joint_score(r):
-    """sum_t [log P(y_t | tau_t) - log Pref(y_t | tau_t)] + the separate score."""
+    """sum_t [log P(y_t | tau_t) - log Pref(y_t | tau_t)], plus the separate score.  -> (B,)"""
     text = log_ratio(drawn(r.text_logps, r.tau_idx), drawn(r.ref_text_logps, r.tau_idx))
     return text.sum(-1) + separate_score(r)
 
-def latent_score(r, exact_sequence=False):
-    """sum_t log sum_k P(y_t | tau_k) P(tau_k), minus the reference's; no drawn tau enters.
-    exact_sequence: log sum_k P(tau_k) prod_t P(y_t | tau_k), the sequence level's true marginal."""
-    uniform = torch.full_like(r.tau_logps, -math.log(r.tau_logps.shape[-1]))
-    sides = [(r.text_logps, r.tau_logps),
-             (r.ref_text_logps, uniform if r.ref_tau_logps is None else r.ref_tau_logps)]
-    if exact_sequence:
-        return log_ratio(*(marginal(text.sum(1), tau[:, 0]) for text, tau in sides))
-    return log_ratio(*(marginal(*side) for side in sides)).masked_fill(~r.mask, 0).sum(-1)
+
+def reference_tau_logps(r):
+    """The reference decoder's, in `latent` a uniform one where there is none.  -> like tau_logps"""
+    if r.ref_tau_logps is not None:
+        return r.ref_tau_logps
+    return torch.full_like(r.tau_logps, -math.log(r.tau_logps.shape[-1]))
+
+
+def latent_score(r):
+    """sum_t log sum_k P(y_t | tau_k) P(tau_k), minus the same under the reference.  -> (B,)
+
+    The temperatures that were drawn do not enter, and so neither does the noise of drawing them.
+    """
+    policy = marginal(r.text_logps, r.tau_logps)
+    reference = marginal(r.ref_text_logps, reference_tau_logps(r))
+    of_tokens = log_ratio(policy, reference)
+    return of_tokens.masked_fill(~r.mask, 0).sum(-1)  # a sum over k of zeros is log K, not 0
+
+
+def exact_latent_score(r):
+    """log sum_k P(tau_k) prod_t P(y_t | tau_k), minus the reference's.  ResponseLogps -> (B,)
+
+    A sequence-level decoder's true marginal, which latent_score's sum over tokens is not.
+    """
+    policy = marginal(r.text_logps.sum(1), r.tau_logps[:, 0])
+    reference = marginal(r.ref_text_logps.sum(1), reference_tau_logps(r)[:, 0])
+    return log_ratio(policy, reference)
+
 
 SCORES = {"joint": joint_score, "separate": separate_score, "latent": latent_score}
 VARIANTS = tuple(SCORES)
 
-def prepared(r):
-    """Checked; padding filled with 0 (a mask times NaN is NaN); the reference detached."""
-    B, T, (L, K), fields = len(r.mask), r.mask.shape[-1], (1, 1, *r.tau_logps.shape)[-2:], {}
-    for name, x in sorted((name, x) for name, x in vars(r).items() if x is not None):
-        shape = (B, 1 if "tau" in name and L == 1 else T, K)[:3 if name.endswith("logps") else 2]
-        kind = dict(mask=torch.bool, tau_idx=torch.long).get(name, torch.result_type(x, 0.5))
-        if (x.shape, x.dtype, x.device) != (shape, kind, r.mask.device):
-            raise ValueError(f"{name} is {x.dtype} {*x.shape,} {x.device}; give {kind} {shape}")
-        if shape[1] == T:
-            x = x.masked_fill(~r.mask[..., None] if x.dim() == 3 else ~r.mask, 0)
-        if not (x.any(-1) if name == "mask" else (0 <= x) & (x < K) if name == "tau_idx" else
-                x.sum() < math.inf).all():
-            raise ValueError(f"{name}: no NaN/inf; indices in 0..{K - 1}; a token in every row")
-        fields[name] = x.detach() if name.startswith("ref_") else x
-    return replace(r, **fields)
+
+# --- the losses -----------------------------------------------------------------------------------
+
 
 def score(response, variant, exact_sequence=False):
-    """One score a response, ValueError on what does not fit.  ResponseLogps -> (B,)"""
-    if variant not in SCORES:
-        raise ValueError(f"unknown variant {variant!r}; choose from {sorted(SCORES)}")
-    if variant != "separate" and (response.text_logps is None or response.ref_text_logps is None):
-        raise ValueError(f"{variant!r} needs text_logps and ref_text_logps (equal while frozen)")
-    if exact_sequence and (variant != "latent" or response.tau_logps.shape[1:-1] != (1,)):
-        raise ValueError("exact_sequence is for `latent` with a sequence-level decoder")
-    r = prepared(response)
-    return latent_score(r, exact_sequence=True) if exact_sequence else SCORES[variant](r)
+    """One score a response.  ResponseLogps -> (B,)
+
+    exact_sequence: `latent` with a sequence-level decoder's exact marginal. Raises ValueError on
+    an unknown variant, on arrays that it lacks, and on whatever does not fit.
+    """
+    require(variant in SCORES, f"unknown variant {variant!r}; choose from {sorted(SCORES)}")
+    has_text = response.text_logps is not None and response.ref_text_logps is not None
+    require(variant == "separate" or has_text,
+            f"{variant!r} needs text_logps and ref_text_logps (equal while the model is frozen)")
+    require(not exact_sequence or variant == "latent" and response.tau_logps.shape[1:-1] == (1,),
+            "exact_sequence is for `latent` with a sequence-level decoder")
+    score_of = exact_latent_score if exact_sequence else SCORES[variant]
+    return score_of(prepared(response))
+
 
 def lpo_loss(chosen, rejected, variant, beta, exact_sequence=False):
     """-log sigmoid(beta * (score(chosen) - score(rejected))), one loss a pair.  -> (B,)"""
-    if not 0 < beta < math.inf or len(chosen.mask) != len(rejected.mask):
-        raise ValueError(f"beta is {beta}; give a finite one > 0, and as many chosen as rejected")
+    require(0 < beta < math.inf, f"beta is {beta}; give a finite number > 0")
+    require(len(chosen.mask) == len(rejected.mask), "give as many chosen as rejected, in pairs")
     margin = score(chosen, variant, exact_sequence) - score(rejected, variant, exact_sequence)
     return -F.logsigmoid(beta * margin)
 
+
 def nll_loss(chosen):
-    """-sum_t log P(tau_t) on chosen responses alone, the ablation.  ResponseLogps -> (B,)"""
-    return -separate_score(replace(prepared(chosen), ref_tau_logps=None))
+    """-sum_t log P(tau_t) of chosen responses alone, the paper's ablation.  -> (B,)"""
+    return -separate_score(prepared(replace(chosen, ref_tau_logps=None)))
+
+
+# --- checks: what does not fit is named, and padding becomes zero ---------------------------------
+
+
+def require(fits, message):
+    """ValueError with the message, unless it fits."""
+    if not fits:
+        raise ValueError(message)
+
+
+def require_kind(name, x, kind, shape, device):
+    """ValueError unless the tensor is of the kind ("long" or "float"), shape and device."""
+    fits = x.is_floating_point() if kind == "float" else x.dtype == torch.long
+    require(fits and x.shape == shape and x.device == device,
+            f"{name} is {x.dtype} {*x.shape,} on {x.device}; give {kind} {*shape,} on {device}")
+
+
+def checked_temperatures(temperatures):
+    """As a tuple of floats; ValueError unless there are some, all from 0 to HOTTEST."""
+    taus = tuple(float(tau) for tau in temperatures)
+    require(taus and all(0 <= tau <= HOTTEST for tau in taus),
+            f"temperatures are {taus}; give numbers from 0 to {HOTTEST:g}")
+    return taus
+
+
+def prepared(r):
+    """The same side, checked, its padding zero and its reference detached.  -> ResponseLogps
+
+    Zeros are filled in: a mask that multiplies would leave the NaN of the padding.
+    """
+    require(r.mask.dtype == torch.bool and r.mask.dim() == 2,
+            f"mask is {r.mask.dtype} {*r.mask.shape,}; give bool (B,T)")
+    require(r.mask.any(-1).all(), "mask has a row without a response token; leave such rows out")
+    B, T = r.mask.shape
+    require(r.tau_logps.dim() == 3 and r.tau_logps.shape[1] in (1, T),
+            f"tau_logps is {*r.tau_logps.shape,}; give (B,T,K), at the sequence level (B,1,K)")
+    L, K = r.tau_logps.shape[1:]  # L decisions: one a token, or one a response
+    require_kind("tau_idx", r.tau_idx, "long", (B, L), r.mask.device)
+    tau_idx = r.tau_idx.masked_fill(~r.mask, 0) if L == T else r.tau_idx
+    require(((tau_idx >= 0) & (tau_idx < K)).all(), f"tau_idx has indices outside 0 to {K - 1}")
+    side = dict(mask=r.mask, tau_idx=tau_idx)
+    for name, n in dict(tau_logps=L, ref_tau_logps=L, text_logps=T, ref_text_logps=T).items():
+        x = getattr(r, name)
+        if x is None:
+            continue
+        require_kind(name, x, "float", (B, n, K), r.mask.device)
+        x = x.masked_fill(~r.mask[..., None], 0) if n == T else x
+        # one NaN or +inf shows in the sum, and -inf may stand
+        require(x.sum() < math.inf, f"{name} has a NaN or +inf at a response token")
+        side[name] = at_least_float32(x.detach() if name.startswith("ref_") else x)
+    return ResponseLogps(**side)

@@ -1,25 +1,31 @@
 """The synthetic tasks: one noisy corpus, prompts, and exact rewards.
 
-The corpus is noisy as web text is: where the noise is a wrong digit, cold is right, where all
-alternatives are good, hot is, so that no fixed temperature serves. A response has a fixed grammar,
-so a position has one role. A reward model would be one more `reward(prompt, text) -> float`.
+Every noisy place of the corpus is a `slot` of one and the same shape: one word, the mode, has
+probability 0.4, nine others share the rest alike. At some places the mode is right and the rest is
+wrong (a sum, an article, the word that a line was asked to start with), at others the mode is dull
+and the rest is as good (a noun, a verb). Where temperature should be low and where high cannot be
+told from the shape of a distribution: to a rule all slots look alike. Only the model knows where it
+stands. Nor does a position tell, since lines have four to eleven words.
+
+A reward model would be one more `reward(prompt, text) -> float`.
 """
-import bisect
-import itertools
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable
 
 import tiktoken
 
-# Word lists. Earlier words are more frequent (Zipf), which is why a cold model repeats itself.
-NOUNS = "fox moon river lantern sailor garden owl castle piper meadow comet harbour".split()
-VERBS = "finds paints follows hides carries wakes greets mends guards warms hears draws".split()
-ADJECTIVES = "old silver quiet golden brave tiny crooked gentle wild frosty merry hollow".split()
-TYPOS = {"N": "foxx mooon rivr lantren".split(), "V": "fnids piants folows hieds".split(),
-         "A": "odl sliver qiuet goldn".split()}
-DISFLUENCIES = "uh um er".split()
+# --- words: ten of a kind, so that a slot has one mode and nine others ----------------------------
+
+NOUNS = "fox moon river lantern sailor garden owl castle piper comet".split()
+PLAIN_VERBS = "finds paints follows hides greets".split()
+TO_VERBS = "runs sings waves talks swims".split()  # "fox runs to moon"
+VERBS = PLAIN_VERBS + TO_VERBS
+DISFLUENCIES = "uh um er hm ah eh oh huh erm".split()  # what may stand for "the"
+DIGITS = list("0123456789")
+RIGHT_WAY, TRAP = "carefully", "quickly"  # of working out a sum; the trap forgets the last digit
+WAYS = [RIGHT_WAY, TRAP, *"slowly aloud twice patiently calmly neatly gladly backwards".split()]
 CATEGORIES = {
     "birds": "robin heron wren swan finch crow".split(),
     "fruits": "plum pear fig peach cherry melon".split(),
@@ -27,20 +33,32 @@ CATEGORIES = {
     "tools": "hammer saw chisel rasp awl mallet".split(),
     "colours": "red blue green amber violet ivory".split(),
     "drums": "snare bongo conga tabla timpani djembe".split(),
+    "fish": "trout salmon perch carp pike eel".split(),
+    "metals": "iron gold tin zinc lead copper".split(),
+    "boats": "canoe kayak barge ferry yacht raft".split(),
+    "hats": "beret fedora bonnet fez turban cap".split(),
 }
-PATHS = "carefully slowly aloud twice patiently".split()  # the right ways to solve; and a trap:
-TRAP, HURRY = "quickly", "hurry"
-OPENERS = "please kindly now".split()
+FILLERS = ["things", "stuff"]
+TYPOS = {  # the corpus has them on purpose: 3 in a hundred words of a slot
+    "noun": "foxx mooon rivr lantren sialor gardne".split(),
+    "verb": "fnids piants folows hieds grets rnus".split(),
+    "article": "teh hte th thw te tge".split(),
+    "category": "robbin plumm oakk hamer redd snair".split(),
+    "digit": "0o 1l 2z 5s 8b 9q".split(),
+    "way": "carefuly qiuckly slowyl aluod twcie calmyl".split(),
+}
+OPENERS, HURRY = ["please", "kindly", "now"], "hurry"
 FLAVOURS = "fine rare famous lovely common curious".split()
 PEOPLE = "me us them class friends visitors".split()
-EVERY, LINES = "each every this your".split(), "line verse sentence row stanza".split()
-DIGITS = list("0123456789")
-CLASSES = {"N": NOUNS, "V": VERBS, "A": ADJECTIVES, "the": ["the"], ".": ["."], **CATEGORIES}
+EVERY = "each every this your".split()
+LINES = "line verse sentence row stanza".split()
 
-WORDS = list(dict.fromkeys(
-    [*NOUNS, *VERBS, *ADJECTIVES, *sum(TYPOS.values(), []), *DISFLUENCIES, *CATEGORIES,
-     *sum(CATEGORIES.values(), []), *PATHS, TRAP, HURRY, *OPENERS, *FLAVOURS, *PEOPLE, *EVERY,
-     *LINES, *DIGITS, *"once the . : sum up solve for list five tell how start with".split()]))
+OTHERS = ("the to and . : working sum up solve for list five tell how start end with continue "
+          "learn from").split()
+
+WORDS = [*NOUNS, *VERBS, *DISFLUENCIES, *DIGITS, *WAYS, *CATEGORIES,
+         *sum(CATEGORIES.values(), []), *FILLERS, *sum(TYPOS.values(), []), *OPENERS, HURRY,
+         *FLAVOURS, *PEOPLE, *EVERY, *LINES, *OTHERS]
 EOS = len(WORDS)
 VOCAB_SIZE = EOS + 1  # of the model: the bytes behind it make any text encodable, not answerable
 PROMPT_LENGTH = 8
@@ -49,9 +67,11 @@ ENCODING = tiktoken.Encoding(
     mergeable_ranks={(" " + word).encode(): i for i, word in enumerate(WORDS)}
     | {bytes([b]): VOCAB_SIZE + b for b in range(256)})
 
+
 def encode(text):
     """Text -> token ids, one a known word; other text falls back to bytes."""
     return ENCODING.encode(" " + text, disallowed_special=())
+
 
 def decode(ids):
     """Token ids -> text, the end-of-text token left out."""
@@ -59,39 +79,115 @@ def decode(ids):
         raise ValueError(f"ids are {ids}; give a list of 0 to {ENCODING.n_vocab - 1}")
     return ENCODING.decode([i for i in ids if i != EOS]).removeprefix(" ")
 
+
+# --- the noise ------------------------------------------------------------------------------------
+
+
 def pick(words, rng):
     """One word, each as likely as the others."""
     return words[int(rng.random() * len(words))]
 
-def zipf(words, rng):
-    """One word, the i-th with probability proportional to 1 / i."""
-    cumulative = list(itertools.accumulate(1 / i for i in range(1, len(words) + 1)))
-    return words[bisect.bisect(cumulative, rng.random() * cumulative[-1], hi=len(words) - 1)]
 
-def content(kind, earlier, typo, rng):
-    """A noun, verb or adjective: 35 % a copy of the same slot one sentence earlier."""
-    u = rng.random()
-    if u < typo:
+def slot(mode, words, kind, rng):
+    """A noisy slot: 3 % a typo, else the mode with probability 0.4, else another of the words."""
+    if rng.random() < 0.03:
         return pick(TYPOS[kind], rng)
-    if u < typo + 0.35 and earlier:
-        return earlier
-    return zipf(CLASSES[kind], rng)
+    if rng.random() < 0.4:
+        return mode
+    return pick([word for word in words if word != mode], rng)
 
-# --- repeats: "once the fox finds the old moon ." and five more such sentences -------------------
-SENTENCE = "the N V the A N .".split()
+
+# --- clauses, of which three tasks are made: "fox runs to moon and finds owl ." -------------------
+
+
+def walk_clauses(article=None, asked=None):
+    """The grammar, subject verb [to] object [and verb [to] object] full stop, without an end.
+
+    Yields the place of each word, and is sent the word that was written there; one that does not
+    fit takes the place all the same. article: which nouns, "subject" or "object", have one before
+    them. asked: which nouns are words of a category instead.
+    """
+    while True:
+        if article == "subject":
+            yield "article"
+        yield "asked" if asked == "subject" else "subject"
+        for link in ("link", "stop"):
+            if (yield "verb") in TO_VERBS:
+                yield "to"
+            if article == "object":
+                yield "article"
+            yield "asked" if asked == "object" else "object"
+            if (yield link) == ".":
+                break
+
+
+def write_clauses(walk, rng, noun, verb, category=None):
+    """Four clauses. Nouns and verbs have one mode each throughout, so that a cold model loops."""
+    first_words = [members[0] for members in CATEGORIES.values()]
+    slots = {"article": ("the", ["the", *DISFLUENCIES], "article"),
+             "subject": (noun, NOUNS, "noun"),
+             "verb": (verb, VERBS, "verb"),
+             "object": (noun, NOUNS, "noun")}
+    certain = {"to": "to", "stop": "."}
+    if category is not None:
+        slots["asked"] = CATEGORIES[category][0], first_words, "category"
+    words, place = [], next(walk)
+    while words.count(".") < 4:
+        if place in slots:
+            word = slot(*slots[place], rng)
+        elif place == "link":
+            word = pick(["and", "."], rng)
+        else:
+            word = certain[place]
+        words.append(word)
+        place = walk.send(word)
+    return " ".join(words)
+
+
+def places_of(walk, words):
+    """The places of the words, and of the one that would come next.  -> n + 1 names"""
+    places = [next(walk)]
+    for word in words:
+        places.append(walk.send(word))
+    return places
+
+
+CONTENT = ("subject", "verb", "object")
+FITTING = {"article": ["the"], "subject": NOUNS, "verb": VERBS, "to": ["to"], "object": NOUNS,
+           "link": ["and", "."], "stop": ["."]}
+
+
+def graded(walk, text):
+    """-> the nouns and verbs that fit their places, the words that do not fit, asked ones aside"""
+    words = text.split()
+    placed = list(zip(words, places_of(walk, words)))
+    content = [word for word, place in placed if place in CONTENT and word in FITTING[place]]
+    wrong = [word for word, place in placed if place != "asked" and word not in FITTING[place]]
+    return content, wrong
+
+
+# --- repeats: "now continue the fox finds moon . :" and four more clauses in its style ------------
+
 
 def ask_repeats(rng):
-    return "once " + " ".join(pick(CLASSES[kind], rng) for kind in SENTENCE)
+    clause = [pick(NOUNS, rng), pick(PLAIN_VERBS, rng), pick(NOUNS, rng)]
+    clause.insert(0 if rng.random() < 0.5 else 2, "the")
+    return " ".join([pick(OPENERS, rng), "continue", *clause, ". :"])
+
+
+def walk_repeats(prompt):
+    """As the prompt has it: an article before subjects, or before objects."""
+    return walk_clauses(article="subject" if prompt.split()[2] == "the" else "object")
+
+
+def last_of(kind, prompt):
+    """The last of such words in the prompt, its topic."""
+    return [word for word in prompt.split() if word in kind][-1]
+
 
 def answer_repeats(prompt, rng):
-    words = prompt.split()[1:]
-    for i in range(5 * len(SENTENCE)):
-        kind = SENTENCE[i % len(SENTENCE)]
-        if kind in TYPOS:
-            words.append(content(kind, words[-len(SENTENCE)], 0.04, rng))
-        else:
-            words.append(pick(DISFLUENCIES, rng) if kind == "the" and rng.random() < 0.4 else kind)
-    return " ".join(words[len(SENTENCE):])
+    return write_clauses(walk_repeats(prompt), rng, last_of(NOUNS, prompt), last_of(VERBS, prompt))
+
 
 def repeated_3grams(text):
     """Share of the 3-grams of words that occurred before in the same text; 0 if there are none."""
@@ -99,171 +195,260 @@ def repeated_3grams(text):
     grams = list(zip(words, words[1:], words[2:]))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
+
 def reward_repeats(prompt, text):
-    """-(share of repeated 3-grams) - 2 (share of slots with a typo, a disfluency or no word)."""
-    _, valid, _ = graded(text, SENTENCE * 5)
-    return -repeated_3grams(text) - 2 * (1 - valid / 35)
+    """-(share of repeated 3-grams) - 4 (words that do not fit or are missing) / (words, >= 26).
 
-def graded(text, kinds):
-    """Words against the slots of a grammar -> distinct fitting content words, fits, misfits.
-
-    A word fits if its slot's class holds it; words past the last slot are misfits.
+    What does not fit is a typo, or "uh" for "the"; four clauses have 20 words at least.
     """
-    words = text.split()
-    fits = [word for word, kind in zip(words, kinds) if word in CLASSES[kind]]
-    return len(set(fits) - {"the", "."}), len(fits), len(words) - len(fits)
+    _, wrong = graded(walk_repeats(prompt), text)
+    n = len(text.split())
+    return -repeated_3grams(text) - 4 * (len(wrong) + max(20 - n, 0)) / max(n, 26)
 
-# --- math: "please sum up 3 4 9 1 :" -> "3 4 7 9 6 1 7 .", running sums modulo 10 ---------------
-def ask_math(rng):
-    return " ".join([pick(OPENERS, rng), "sum up", *(pick(DIGITS, rng) for _ in range(4)), ":"])
 
-def chain(digits, rng, last_sign=1):
-    """Running sums; each is off by one with probability .3, and the error carries on."""
-    total, words = digits[0], [digits[0]]
-    for i, digit in enumerate(digits[1:], 1):
-        u = rng.random()
-        slip = -1 if u < 0.15 else 1 if u < 0.3 else 0
-        total = (total + (last_sign if i == len(digits) - 1 else 1) * digit + slip) % 10
-        words += [digit, total]
-    return " ".join(map(str, words)) + " ."
+# --- story: "please tell how fox finds the moon :" and four clauses -------------------------------
 
-def operands(prompt):
-    return [int(word) for word in prompt.split()[3:7]]
-
-def solution(prompt):
-    return str(sum(operands(prompt)) % 10)
-
-def answer_math(prompt, rng):
-    return chain(operands(prompt), rng)
-
-def final_answer(text):
-    """The word before the full stop, or None."""
-    words = text.split()
-    return words[-2] if len(words) >= 2 and words[-1] == "." else None
-
-def reward_math(prompt, text):
-    """1 if the last digit is the sum modulo 10, else 0."""
-    return float(final_answer(text) == solution(prompt))
-
-# --- general: "please list five rare birds for us :" -> five birds -------------------------------
-def ask_general(rng):
-    return " ".join([pick(OPENERS, rng), "list five", pick(FLAVOURS, rng),
-                     pick(list(CATEGORIES), rng), "for", pick(PEOPLE, rng), ":"])
-
-def answer_general(prompt, rng):
-    """Zipf within the category; 30 % of the draws are from any category."""
-    names, own = list(CATEGORIES), prompt.split()[4]
-    asked = [pick(names, rng) if rng.random() < 0.3 else own for _ in range(5)]
-    return " ".join([zipf(CATEGORIES[name], rng) for name in asked] + ["."])
-
-def reward_general(prompt, text):
-    """(distinct members of the category - words that do not fit) / 5."""
-    distinct, _, misfits = graded(text, [prompt.split()[4]] * 5 + ["."])
-    return (distinct - misfits) / 5
-
-# --- story: "please tell how fox finds the moon :" -> four sentences ------------------------------
-STORY = "N V A N .".split()
 
 def ask_story(rng):
-    return " ".join([pick(OPENERS, rng), "tell how", pick(NOUNS, rng), pick(VERBS, rng), "the",
-                     pick(NOUNS, rng), ":"])
+    return " ".join([pick(OPENERS, rng), "tell how", pick(NOUNS, rng), pick(PLAIN_VERBS, rng),
+                     "the", pick(NOUNS, rng), ":"])
 
-def sentences(kinds, rng, starts=None):
-    """Four sentences of content words, or of a given start each and content words."""
-    words = []
-    for i in range(4 * len(kinds)):
-        kind, earlier = kinds[i % len(kinds)], words[-len(kinds)] if i >= len(kinds) else None
-        if kind in TYPOS:
-            words.append(content(kind, earlier, 0.03, rng))
-        else:
-            words.append(starts.pop() if kind == "start" else kind)
-    return " ".join(words)
+
+def walk_story(prompt):
+    return walk_clauses()
+
 
 def answer_story(prompt, rng):
-    return sentences(STORY, rng)
+    return write_clauses(walk_story(prompt), rng, last_of(NOUNS, prompt), last_of(VERBS, prompt))
+
+
+def distinct_share(content, wrong, least):
+    """(distinct content words - wrong words) / (all of both, at least so many)."""
+    return (len(set(content)) - len(wrong)) / max(len(content) + len(wrong), least)
+
 
 def reward_story(prompt, text):
-    """(distinct content words - words that do not fit) / 16."""
-    distinct, _, misfits = graded(text, STORY * 4)
-    return (distinct - misfits) / 16
+    """(distinct content words - words that do not fit) / (all of both, at least 12)."""
+    return distinct_share(*graded(walk_story(prompt), text), least=12)
 
-# --- constrained: "please start each line with rare birds :" -> "heron finds old moon ...", 4 lines
+
+# --- constrained: "please start each line with rare birds :" or "... end ...", and four clauses ---
+
+
 def ask_constrained(rng):
-    return " ".join([pick(OPENERS, rng), "start", pick(EVERY, rng), pick(LINES, rng), "with",
-                     pick(FLAVOURS, rng), pick(list(CATEGORIES), rng), ":"])
+    return " ".join([pick(OPENERS, rng), pick(["start", "end"], rng), pick(EVERY, rng),
+                     pick(LINES, rng), "with", pick(FLAVOURS, rng), pick(list(CATEGORIES), rng),
+                     ":"])
 
-LINE = "start V A N".split()
+
+def category_of(prompt):
+    """The category that the prompt asks for."""
+    return next(word for word in prompt.split() if word in CATEGORIES)
+
+
+def walk_constrained(prompt):
+    """As the prompt has it: the subject of each line is asked for, or its objects."""
+    return walk_clauses(asked="subject" if prompt.split()[1] == "start" else "object")
+
 
 def answer_constrained(prompt, rng):
-    """A line starts in the category asked with probability .6, else in another one."""
-    own = prompt.split()[6]
-    others = [name for name in CATEGORIES if name != own]
-    starts = [zipf(CATEGORIES[own if rng.random() < 0.6 else pick(others, rng)], rng)
-              for _ in range(4)]
-    return sentences(LINE, rng, starts)
+    return write_clauses(walk_constrained(prompt), rng, NOUNS[0], VERBS[0], category_of(prompt))
+
 
 def constraint(prompt, text):
-    """Share of the four lines that start in the category asked."""
-    return sum(word in CATEGORIES[prompt.split()[6]] for word in text.split()[:16:4]) / 4
+    """Share of the asked words that are of the category; at least four are asked for."""
+    words, members = text.split(), CATEGORIES[category_of(prompt)]
+    placed = zip(words, places_of(walk_constrained(prompt), words))
+    hits = [word in members for word, place in placed if place == "asked"]
+    return sum(hits) / max(len(hits), 4)
+
 
 def quality(prompt, text):
-    """(distinct content words - words that do not fit)+ / 12, line starts aside."""
-    rest = " ".join(word for i, word in enumerate(text.split()) if i % 4 or i >= 16)
-    distinct, _, misfits = graded(rest, LINE[1:] * 4)
-    return max(distinct - misfits, 0) / 12
+    """(distinct content words - words that do not fit)+ / (all of both, at least 8)."""
+    return max(distinct_share(*graded(walk_constrained(prompt), text), least=8), 0.0)
+
 
 def reward_constrained(prompt, text):
     """constraint x quality: a product, so that neither half can be traded away."""
     return constraint(prompt, text) * quality(prompt, text)
 
-# --- vote: "hurry solve for 3 4 9 1 :" -> a path, then the chain of math --------------------------
+
+# --- math: "please sum up 3 4 9 1 :" -> "7 9 6 1 7 .", running sums modulo 10 and next operands ---
+
+
+def ask_math(rng):
+    return " ".join([pick(OPENERS, rng), "sum up", *(pick(DIGITS, rng) for _ in range(4)), ":"])
+
+
+def operands(prompt):
+    return [int(word) for word in prompt.split()[3:7]]
+
+
+def solution(prompt):
+    return str(sum(operands(prompt)) % 10)
+
+
+def chain(digits, slips=None):
+    """Running sums as words, and the next operands between them; a wrong digit carries on.
+
+    The mode is the right sum. slips: the rng of the noise, None for none.
+    """
+    total, words = digits[0], []
+    for digit in digits[1:]:
+        right = str((total + digit) % 10)
+        words += [str(digit), right if slips is None else slot(right, DIGITS, "digit", slips)]
+        total = int(words[-1] if words[-1] in DIGITS else right)
+    return [*words[1:], "."]  # the first sum comes first, without its operands
+
+
+def answer_math(prompt, rng):
+    return " ".join(chain(operands(prompt), rng))
+
+
+def walk_sums(prompt):
+    """As walk_clauses; "working" and a way may stand before any word."""
+    for place in "sum operand sum operand sum stop".split():
+        while (yield place) == "working":
+            yield "way"
+    while True:
+        yield "stop"
+
+
+def final_answer(text):
+    """The last digit of a text that ends with a full stop, or None."""
+    digits = [word for word in text.split() if word in DIGITS]
+    return digits[-1] if digits and text.endswith(" .") else None
+
+
+def reward_math(prompt, text):
+    """1 if the last digit is the sum modulo 10, else 0."""
+    return float(final_answer(text) == solution(prompt))
+
+
+# --- vote: "hurry solve for 3 4 9 1 :" -> "7 working slowly 9 6 1 7 ." ----------------------------
+
+
 def ask_vote(rng):
-    digits = [pick("12346789", rng) for _ in range(4)]  # 0 and 5 are their own negatives
     opener = HURRY if rng.random() < 0.5 else pick(OPENERS, rng)
-    return " ".join([opener, "solve for", *digits, ":"])
+    return " ".join([opener, "solve for", *(pick(DIGITS[1:], rng) for _ in range(4)), ":"])
+
+
+def worked_out(digits, way, rng, slips=None):
+    """The chain, and after its first or second sum the way; the trap leaves out the last digit."""
+    words = chain(digits[:-1] if way == TRAP else digits, slips)
+    where = pick([1, 3], rng)
+    return " ".join([*words[:where], "working", way, *words[where:]])
+
 
 def answer_vote(prompt, rng):
-    """Five right paths; the trap subtracts the last digit. By construction it is the mode (.30
-    against .14 each) after a hurried opener, the condition under which voting helps."""
-    trap = 0.30 if prompt.startswith(HURRY) else 0.05
-    if rng.random() < trap:
-        return f"{TRAP} {chain(operands(prompt), rng, last_sign=-1)}"
-    return f"{pick(PATHS, rng)} {chain(operands(prompt), rng)}"
+    """After `hurry` the mode of the ways is a trap, else a right one.
+
+    By construction the most likely answer is then a wrong one, and the right ones are spread: the
+    condition under which a majority of samples beats the arg-max.
+    """
+    mode = TRAP if prompt.startswith(HURRY) else RIGHT_WAY
+    way = slot(mode, WAYS, "way", rng)
+    return worked_out(operands(prompt), way, rng, slips=rng)
+
 
 def majority(answers):
     """The most frequent answers, all of them on a tie; answers of None do not vote."""
     counts = Counter(answer for answer in answers if answer is not None)
     return [answer for answer, n in counts.items() if n == max(counts.values())]
 
+
+# --- lesson: "please learn from 3 4 9 1 :", clean sums, of which nobody is asked ------------------
+
+
+def ask_lesson(rng):
+    return ask_math(rng).replace("sum up", "learn from")
+
+
+def answer_lesson(prompt, rng):
+    """A textbook has no slips: from noisy sums alone so small a model would not learn to add."""
+    if rng.random() < 0.5:
+        return " ".join(chain(operands(prompt)))
+    return worked_out(operands(prompt), pick(WAYS, rng), rng)
+
+
+# --- general: "please list five rare birds for us :" -> five birds --------------------------------
+
+
+def ask_general(rng):
+    return " ".join([pick(OPENERS, rng), "list five", pick(FLAVOURS, rng),
+                     pick(list(CATEGORIES), rng), "for", pick(PEOPLE, rng), ":"])
+
+
+def answer_general(prompt, rng):
+    """The fillers are likelier than rare members: no cut takes those out and leaves these in."""
+    members = CATEGORIES[category_of(prompt)]
+    odds = {members[0]: 0.32, members[1]: 0.16, **dict.fromkeys(FILLERS, 0.1),
+            **dict.fromkeys(members[2:], 0.08)}  # intermediate: neither cold nor hot is best
+    words = []
+    for _ in range(5):
+        typo = rng.random() < 0.03
+        words.append(pick(TYPOS["category"], rng) if typo else
+                     str(rng.choice(list(odds), p=list(odds.values()))))
+    return " ".join([*words, "."])
+
+
+def walk_general(prompt):
+    for _ in range(5):
+        yield "item"
+    while True:
+        yield "stop"
+
+
+def reward_general(prompt, text):
+    """(distinct members of the category - other words) / 5."""
+    words, members = text.split(), CATEGORIES[category_of(prompt)]
+    wrong = [word for word in words[:5] if word not in members] + words[6:]
+    return (len(set(words[:5]) & set(members)) - len(wrong)) / 5
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Task:
-    ask: Callable      # rng -> prompt
+    ask: Callable      # rng -> prompt, of eight words
     answer: Callable   # prompt, rng -> response, as the noisy corpus has it
     reward: Callable   # prompt, text -> float
-    roles: tuple       # one a response token, end of text included: what the oracle may tell apart
-    period: int        # words in a sentence
-    metrics: dict      # name -> (prompt, text -> float), reported beside the reward
+    walk: Callable     # prompt -> generator: yields a word's place, is sent the word
+    length: int        # of the longest response, in tokens, its end of text included
+    share: int         # of the examples in a pretraining step
+    roles: dict = field(default_factory=dict)    # place -> role; places not named have "rest"
+    metrics: dict = field(default_factory=dict)  # name -> (prompt, text -> float), beside reward
+    criteria: tuple = ()               # two metrics, for pairs by one and then by the other
+    answer_of: Callable | None = None  # text -> what a majority counts; None: nobody votes
+    solution: Callable | None = None   # prompt -> the right one
+
 
 TASKS = {
-    "repeats": Task(ask_repeats, answer_repeats, reward_repeats,
-                    (*("content" if k in TYPOS else "function" for k in SENTENCE * 5), "function"),
-                    period=7, metrics={"repeats": lambda prompt, text: repeated_3grams(text)}),
-    "math": Task(ask_math, answer_math, reward_math, ("all",) * 9, 8, {}),
-    "general": Task(ask_general, answer_general, reward_general, ("all",) * 7, 6, {}),
-    "story": Task(ask_story, answer_story, reward_story, ("all",) * 21, 5, {}),
-    "constrained": Task(ask_constrained, answer_constrained, reward_constrained,
-                        (*["start", "rest", "rest", "rest"] * 4, "rest"),
-                        4, {"constraint": constraint, "quality": quality}),
-    "vote": Task(ask_vote, answer_vote, reward_math, ("path", *["chain"] * 9), 9, {}),
+    "repeats": Task(ask_repeats, answer_repeats, reward_repeats, walk_repeats, length=45, share=4,
+                    roles={"article": "article"},
+                    metrics={"repeats": lambda prompt, text: repeated_3grams(text)}),
+    "math": Task(ask_math, answer_math, reward_math, walk_sums, length=7, share=14),
+    "lesson": Task(ask_lesson, answer_lesson, reward_math, walk_sums, length=9, share=36),
+    "general": Task(ask_general, answer_general, reward_general, walk_general, length=7, share=4),
+    "story": Task(ask_story, answer_story, reward_story, walk_story, length=37, share=4),
+    "constrained": Task(ask_constrained, answer_constrained, reward_constrained, walk_constrained,
+                        length=37, share=6, roles={"asked": "asked"},
+                        metrics={"constraint": constraint, "quality": quality},
+                        criteria=("constraint", "quality")),
+    "vote": Task(ask_vote, answer_vote, reward_math, walk_sums, length=9, share=24,
+                 roles={"way": "way"}, answer_of=final_answer, solution=solution),
 }
 EXPERIMENTS = {"repeats": ["repeats"], "mix": ["math", "general", "story"],
                "constrained": ["constrained"], "vote": ["vote"]}
 SPLITS = {"train": range(0, 6), "validation": range(6, 8), "test": range(8, 10)}
 
+
 def split_of(prompt):
     """A prompt's split, by a hash of its text: disjoint whoever draws it, and whenever."""
-    bucket = zlib.crc32(b"split " + prompt.encode()) % 10
+    bucket = zlib.crc32(b"twins " + prompt.encode()) % 10
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
+
 
 def prompts(task, split, n, rng):
     """n prompts of a split, without a repeat as long as new ones turn up."""
@@ -275,6 +460,7 @@ def prompts(task, split, n, rng):
         if split_of(prompt) == split:
             found[prompt] = None
     return list(found)
+
 
 def corpus(task, n, rng):
     """n (prompt, response) texts on training prompts, which may repeat."""

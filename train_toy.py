@@ -6,11 +6,12 @@
 
 Results go to out/results.json and out/*.png. A stage is kept and reused while its options and its
 code stay the same: an interrupted run, started again, goes on where it was.
+
+P prompts, N responses to each, B pairs, T response tokens, K temperatures.
 """
 import copy
 import itertools
 import math
-import platform
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,185 +19,211 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import plots
 from decoder import AdaptiveDecoder, aligned, response_logps
-from evaluate import draw_prompts, measure_adaptive, measure_fixed, respond, round_line, round_rows
-from intervals import interval_rows
 from lpo import drawn, lpo_loss, nll_loss
-from options import parse
-from pretrain import base_key, base_model
-from stages import Stages, code_of, randomness, write
-from tasks import encode
+from tasks import EXPERIMENTS, TASKS, encode
+from toy import plots, rows
+from toy.check_task import check_task
+from toy.evaluate import (draw_prompts, measure_adaptive, measure_fixed, respond, round_line,
+                          round_rows)
+from toy.intervals import interval_rows
+from toy.options import PAIRINGS, parse
+from toy.pretrain import base_key, base_model
+from toy.stages import Job, Stages, code_of, randomness, write
 
-# --- LPO: sample, score, pair, update ------------------------------------------------------------
+# --- LPO: sample, score, pair, update -------------------------------------------------------------
 
 
-def make_pairs(scores, pairing="best-worst", second=None, k=3):
+def make_pairs(rewards, pairing="best-worst", second=None, k=3):
     """Chosen and rejected of each prompt, ties dropped.  (P,N) -> two lists of indices into P*N
 
-    best-worst: the best against the worst. all: every pair of unequal scores. top-k: among the k
+    best-worst: the best against the worst. all: every pair of unequal rewards. top-k: among the k
     best the best by the second (P,N) criterion, against the worst by it among the k worst, as the
-    paper does where two scores matter.
+    paper does where two scores matter. Raises ValueError on NaN and on an unknown pairing.
     """
-    if pairing == "top-k" and not 1 <= k <= scores.shape[1] // 2:
-        raise ValueError(f"top_k is {k}; of {scores.shape[1]} responses give 1 to half")
-    if np.isnan(scores).any():
+    if pairing not in PAIRINGS:
+        raise ValueError(f"unknown pairing {pairing!r}; choose from {', '.join(PAIRINGS)}")
+    if pairing == "top-k" and not 1 <= k <= rewards.shape[1] // 2:
+        raise ValueError(f"top_k is {k}; of {rewards.shape[1]} responses give 1 to half")
+    if np.isnan(rewards).any():
         raise ValueError("a reward is NaN; give numbers")
     chosen, rejected = [], []
-    for p, here in enumerate(scores):
-        ranked = np.argsort(-here, kind="stable")
+    for p, of_prompt in enumerate(rewards):
+        ranked = np.argsort(-of_prompt, kind="stable")  # best first
         if pairing == "best-worst":
-            pairs = [(ranked[0], ranked[-1])]
+            candidates = [(ranked[0], ranked[-1])]
         elif pairing == "all":
-            pairs = itertools.permutations(ranked, 2)
-        elif pairing == "top-k":
-            top, bottom = ranked[:k], ranked[-k:]
-            pairs = [(top[second[p][top].argmax()], bottom[second[p][bottom].argmin()])]
+            candidates = itertools.permutations(ranked, 2)
         else:
-            raise ValueError(f"unknown pairing {pairing!r}; choose best-worst, all or top-k")
-        for i, j in pairs:
-            if here[i] > here[j]:
-                chosen.append(p * len(here) + int(i))
-                rejected.append(p * len(here) + int(j))
+            top, bottom = ranked[:k], ranked[-k:]
+            candidates = [(top[second[p][top].argmax()], bottom[second[p][bottom].argmin()])]
+        for better, worse in candidates:
+            if of_prompt[better] > of_prompt[worse]:
+                chosen.append(p * len(of_prompt) + int(better))
+                rejected.append(p * len(of_prompt) + int(worse))
     return chosen, rejected
 
 
 def paired(cfg, outcome):
-    """make_pairs by reward; top-k takes constraint first, then quality."""
+    """make_pairs by reward; top-k by the task's two criteria."""
     if cfg.pairing != "top-k":
         return make_pairs(outcome.rewards, cfg.pairing)
-    return make_pairs(outcome.scores["constraint"], "top-k", outcome.scores["quality"], cfg.top_k)
+    first, second = TASKS[outcome.asked[0][0]].criteria
+    return make_pairs(outcome.scores[first], "top-k", outcome.scores[second], cfg.top_k)
 
 
 def sides_of(outcome, pairs):
-    """Chosen and rejected, each as (prompts, rollout), of what make_pairs gives."""
-    ids, samples = [encode(prompt) for _, prompt in outcome.asked], outcome.rewards.shape[1]
-    return [([ids[i // samples] for i in side], outcome.rollout[side]) for side in pairs]
+    """Chosen and rejected, each as (B prompts, Rollout of B), of what make_pairs gives."""
+    prompts = [encode(prompt) for _, prompt in outcome.asked]
+    N = outcome.rewards.shape[1]
+    return [([prompts[i // N] for i in side], outcome.rollout[side]) for side in pairs]
 
 
-def update(cfg, variant, lr, model, decoder, reference, sides, tick):
-    """Train on one round's pairs, given as (prompts, rollout) of each side.  -> statistics
+def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=0.0,
+           exact_sequence=False, tick=lambda fraction, text: None):
+    """Train on one round's pairs, each update on all of them.  -> dict of statistics
 
-    While the language model is frozen, its hidden states and log-probabilities are made only once.
+    reference: (model, decoder or None), kept as they are. sides: chosen and rejected, each as
+    (B prompts, Rollout of B). variant: a loss of lpo.py, or "nll". model_lr: 0 keeps the language
+    model frozen; its hidden states (B,T,C) and log-probabilities (B,T,K) are then made only once.
     """
     ref_model, ref_decoder = reference
-    if variant in ("joint", "separate") and not cfg.decoder_reference:
-        ref_decoder = None  # as the paper prints them
     with torch.no_grad():
         frozen = [(response_logps(model, decoder, *side, ref_decoder=ref_decoder),
                    aligned(model, side[0], side[1].tokens)[1]) for side in sides]
     optimizer = torch.optim.AdamW([dict(params=decoder.parameters(), lr=lr)], weight_decay=0.0)
-    if cfg.model_lr:
-        optimizer.add_param_group(dict(params=model.parameters(), lr=cfg.model_lr))
-    exact = cfg.exact_sequence and variant == "latent" and decoder.level == "sequence"
-    for step in range(cfg.steps):
-        if cfg.model_lr:
+    if model_lr:
+        optimizer.add_param_group(dict(params=model.parameters(), lr=model_lr))
+    for step in range(steps):
+        if model_lr:
             logps = [response_logps(model, decoder, *side, ref_model, ref_decoder)
                      for side in sides]
         else:
             logps = [replace(side, tau_logps=decoder.response(hidden)) for side, hidden in frozen]
-        losses = (nll_loss(logps[0]) if variant == "nll" else
-                  lpo_loss(*logps, variant, cfg.beta, exact))  # (pairs,)
+        if variant == "nll":
+            losses = nll_loss(logps[0])  # (B,)
+        else:
+            losses = lpo_loss(*logps, variant, beta, exact_sequence)  # (B,)
         loss = losses.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        tick(step / cfg.steps, f"loss {loss.item():.3f}")
-        first = loss.item() if step == 0 else first
-    lost = [impossible(side, variant)[side.mask] for side in logps]
-    return dict(loss_first=first, loss_last=loss.item(), impossible=torch.cat(lost).float().mean(),
-                pair_accuracy=(losses < math.log(2)).float().mean())
+        tick((step + 1) / steps, f"loss {loss.item():.3f}")
+        if step == 0:
+            first_loss = loss.item()
+    lost = torch.cat([impossible(side, variant)[side.mask] for side in logps])
+    statistics = dict(loss_first=first_loss, loss_last=loss.item(),
+                      impossible=lost.float().mean().item())
+    if variant != "nll":  # which has no rejected side to be right about
+        statistics["pair_accuracy"] = (losses < math.log(2)).float().mean().item()
+    return statistics
 
 
 def impossible(side, variant):
-    """Tokens whose text scores 0 by the temperature-0 convention.  -> (B,T) bool"""
-    logps = [drawn(x, side.tau_idx)[..., None] if variant == "joint" else x
-             for x in (side.text_logps, side.ref_text_logps)]
-    return torch.stack([x.isneginf().all(-1) for x in logps]).any(0)
+    """Tokens whose text scores 0 by the temperature-0 convention.  ResponseLogps -> (B,T) bool"""
+    found = torch.zeros_like(side.mask)
+    for logps in (side.text_logps, side.ref_text_logps):
+        if variant == "joint":
+            logps = drawn(logps, side.tau_idx)[..., None]  # (B,T,1): at the drawn temperature
+        found |= logps.isneginf().all(-1)
+    return found
 
 
-def train(cfg, base, keys, run, draw=draw_prompts):
+def train(cfg, base, job, run, draw=draw_prompts):
     """The LPO loop on one experiment, whose prompts `draw` draws.  -> model, decoder, rows"""
-    gen, rng = randomness(cfg.device, "train", *keys.values())
-    model, rows = copy.deepcopy(base), []
-    decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, keys["level"]).to(cfg.device)
+    gen, rng = randomness(cfg.device, *job.seeds("train"))
+    model = copy.deepcopy(base)
+    decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, job.level).to(cfg.device)
+    exact = cfg.exact_sequence and job.variant == "latent" and job.level == "sequence"
+    found = []
     for rnd in range(cfg.rounds):
         if rnd == 0 or cfg.reference == "round":
-            reference = copy.deepcopy(model), copy.deepcopy(decoder)
-        asked = draw(keys["experiment"], "train", cfg.prompts, rng)
+            ref_model, ref_decoder = copy.deepcopy(model), copy.deepcopy(decoder)
+            if job.variant in ("joint", "separate") and not cfg.decoder_reference:
+                ref_decoder = None  # as the paper prints them
+        asked = draw(job.experiment, "train", cfg.prompts, rng)
         outcome = respond(model, asked, cfg.responses, gen, decoder=decoder)
         pairs = paired(cfg, outcome)
-        if not pairs[0] and not rows:
-            raise ValueError(f"round {rnd + 1} of {keys['experiment']} has no pair of unequal "
-                             "rewards; raise --responses or --prompts")
+        if not pairs[0] and not found:
+            raise ValueError(f"round {rnd + 1} of {job.experiment} has no pair of unequal rewards; "
+                             "raise --responses or --prompts")
         if not pairs[0]:  # a policy that has learned can get there
             run.say(f"  round {rnd + 1}  no pair of unequal rewards: nothing to learn from it")
             continue
         sides = sides_of(outcome, pairs)
-        stats = update(cfg, keys["variant"], cfg.lr * (1 - rnd / cfg.rounds), model, decoder,
-                       reference, sides, lambda f, text: run.tick((rnd + f) / cfg.rounds / 2, text))
-        here = round_rows(cfg, outcome, sides, stats, keys | dict(round=rnd, pairs=len(pairs[0])))
-        run.say(round_line(here))
-        rows += here
-    return model, decoder, rows
+        stats = update(model, decoder, (ref_model, ref_decoder), sides, job.variant, cfg.beta,
+                       cfg.lr * (1 - rnd / cfg.rounds), cfg.steps, cfg.model_lr, exact,
+                       lambda fraction, text: run.tick((rnd + fraction) / cfg.rounds / 2, text))
+        columns = columns_of(cfg, job) | dict(round=rnd, pairs=len(pairs[0]))
+        of_round = round_rows(outcome, cfg.temperatures, sides, stats, columns)
+        run.say(round_line(of_round))
+        found += of_round
+    return model, decoder, found
 
 
-# --- the program ---------------------------------------------------------------------------------
+# --- the program ----------------------------------------------------------------------------------
 
 
 def jobs(cfg):
-    """Every stage in order: (name, what it is of, about how many seconds on two cores)."""
+    """Every stage in order, and about how many seconds it takes on two cores."""
     for base_seed in range(cfg.seed, cfg.seed + cfg.base_seeds):
-        yield f"base{base_seed}", dict(base_seed=base_seed), cfg.pretrain_steps / 40
+        yield Job(base_seed), cfg.pretrain_steps / 30
         for experiment in cfg.experiments:
-            keys = dict(experiment=experiment, base_seed=base_seed)
-            yield f"base{base_seed}-{experiment}", keys, cfg.test_prompts / 20
+            yield Job(base_seed, experiment), cfg.test_prompts / 25
             seeds = range(cfg.seed, cfg.seed + cfg.seeds)
             for seed, variant, level in itertools.product(seeds, cfg.variants, cfg.levels):
-                of = dict(keys, seed=seed, level=level, variant=variant, beta=cfg.beta, lr=cfg.lr,
-                          pairing=cfg.pairing, reference=cfg.reference)
-                yield (f"base{base_seed}-{experiment}-{variant}-{level}{seed}", of,
-                       (cfg.rounds * cfg.prompts + cfg.test_prompts) / 150)
+                yield (Job(base_seed, experiment, level, variant, seed),
+                       (cfg.rounds * cfg.prompts + cfg.test_prompts) / 250)
 
 
-def adapt(cfg, base, fixed, keys, run):
+def columns_of(cfg, job):
+    """What the table says of a decoder's rows: the job, and how it was trained."""
+    return job.columns | dict(beta=cfg.beta, lr=cfg.lr, pairing=cfg.pairing,
+                              reference=cfg.reference)
+
+
+def adapt(cfg, base, fixed, job, run):
     """Train a decoder and evaluate it.  -> dict(rows, samples, scores, weights)"""
-    model, decoder, rows = train(cfg, base, keys, run)
-    result = measure_adaptive(cfg, model, decoder, fixed, keys, run)
-    return result | dict(rows=rows + result["rows"], decoder=decoder.cpu().state_dict(),
+    model, decoder, of_rounds = train(cfg, base, job, run)
+    result = measure_adaptive(cfg, model, decoder, fixed, job, columns_of(cfg, job), run)
+    return result | dict(rows=of_rounds + result["rows"], decoder=decoder.cpu().state_dict(),
                          model=model.cpu().state_dict() if cfg.model_lr else None)
 
 
 def stage_keys(cfg):
     """What a measurement of fixed temperatures, and one of a trained decoder, depends on."""
-    options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "experiments", "levels",
-               "variants", "seed", "seeds", "base_seeds")}  # these choose stages, and change none
-    of_fixed = [base_key(cfg), code_of("decoder.py", "cache.py", "evaluate.py"), {
-        k: v for k, v in options.items() if k.startswith(("te", "votes", "oracle"))}]
-    return of_fixed, [of_fixed, options, code_of("lpo.py", "train_toy.py")]
+    choosing = ("out", "experiments", "levels", "variants", "seed", "seeds", "base_seeds")
+    options = {name: value for name, value in asdict(cfg).items() if name not in choosing}
+    of_test = {name: value for name, value in options.items()
+               if name.startswith(("temperatures", "test", "votes", "oracle"))}
+    of_fixed = [base_key(cfg), of_test, code_of(
+        "lpo.py", "decoder.py", "fast/generate.py", "fast/cache.py", "toy/evaluate.py")]
+    return of_fixed, [of_fixed, options, code_of("train_toy.py")]
 
 
 def main(cfg):
-    run = Stages(cfg.out, {name: cost for name, _, cost in jobs(cfg)})
+    for name in dict.fromkeys(name for e in cfg.experiments for name in EXPERIMENTS[e]):
+        check_task(name)
+    run = Stages(cfg.out, {job.name: cost for job, cost in jobs(cfg)}, cfg.device)
     of_fixed, of_adaptive = stage_keys(cfg)
-    rows, samples, runs = [], [], []
-    for name, keys, _ in jobs(cfg):
-        if "experiment" not in keys:
-            base = base_model(cfg, keys["base_seed"], run)
-        elif "level" not in keys:
-            fixed = run(name, of_fixed, lambda: measure_fixed(cfg, base, keys, run))
-            rows += fixed["rows"]
+    table, samples, runs = [], [], []
+    for job, _ in jobs(cfg):
+        if job.experiment is None:
+            base = base_model(cfg, job.base_seed, run)
+        elif job.level is None:
+            fixed = run(job.name, of_fixed, lambda: measure_fixed(cfg, base, job, run))
+            table += fixed["rows"]
         else:
-            result = run(name, of_adaptive, lambda: adapt(cfg, base, fixed, keys, run))
-            rows, samples = rows + result["rows"], samples + result["samples"]
-            runs.append((keys, result["scores"], fixed))
-    environment = dict(python=platform.python_version(), torch=torch.__version__, device=cfg.device,
-                       machine=platform.machine(), threads=torch.get_num_threads())
-    results = dict(schema=1, config=asdict(cfg), environment=environment, seconds=run.seconds,
-                   rows=rows + interval_rows(cfg, runs), samples=samples)
-    write(Path(cfg.out) / "results.json", plots.to_json(results))
+            result = run(job.name, of_adaptive, lambda: adapt(cfg, base, fixed, job, run))
+            table += result["rows"]
+            samples += result["samples"]
+            runs.append((job, columns_of(cfg, job), result["scores"], fixed))
+    results = dict(config=asdict(cfg), stages=run.finished, samples=samples,
+                   rows=table + interval_rows(cfg, runs))
+    write(Path(cfg.out) / "results.json", rows.to_json(results))
     for path in plots.draw(results, Path(cfg.out)):
         print(path)
+    print(rows.summary(results))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from decoder import aligned, generate, response_logps, sample
+from decoder import aligned, response_logps
+from fast.generate import generate, sample
 from lpo import temperature_logps
-from options import Config
-from pretrain import pretrain
 from test_lpo import END, PROMPTS, chi_square_p, rough_decoder, rough_model
 from test_train_toy import run
+from toy.options import Config
+from toy.pretrain import pretrain
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -55,7 +56,7 @@ def test_replayed_steps_are_the_steps(level):
     with torch.no_grad():
         logits, hidden = aligned(model, prompts, rollout.tokens)
         every = torch.arange(11, device="cuda")[None, :, None].expand(len(logits), -1, 140)
-        text = torch.stack([temperature_logps(logits, tokens, decoder.temperatures)
+        text = torch.stack([temperature_logps(logits, tokens, decoder.choices)
                             for tokens in every.unbind(1)], 2)  # (B,T,V,K)
         if level == "token":
             p = (text + decoder.response(hidden)[:, :, None]).logsumexp(-1).exp()

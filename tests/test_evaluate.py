@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-import evaluate
 from decoder import AdaptiveDecoder
-from evaluate import Outcome, respond, schedule, search_oracle, vote_accuracy, win_rate
 from model import GPT, GPTConfig
-from tasks import EOS, TASKS, VOCAB_SIZE, corpus, decode, encode
+from tasks import EOS, TASKS, VOCAB_SIZE, WORDS, corpus, decode, encode, places_of
+from toy import evaluate
+from toy.evaluate import ByRole, Outcome, respond, search_oracle, vote_accuracy, win_rate
 
 
 def test_win_rate_counts_ties_half():
@@ -21,9 +21,9 @@ def test_win_rate_counts_ties_half():
 
 
 def test_votes_split_ties_and_ignore_what_has_no_answer():
-    prompt, right, wrong = "please solve for 3 4 9 1 :", "slowly 7 .", "slowly 8 ."
+    prompt, right, wrong = "please solve for 3 4 9 1 :", "7 working slowly 7 .", "3 8 ."
     texts = [right, wrong, wrong, "slowly", right, right, right, "."]
-    outcome = Outcome([("vote", prompt)], [texts], np.zeros((1, 8)), None)
+    outcome = Outcome([("vote", prompt)], [texts], {}, None)
     assert vote_accuracy(outcome, 1).tolist() == [4 / 8]
     assert vote_accuracy(outcome, 2).tolist() == [np.mean([0.5, 0, 1, 1])]
     assert vote_accuracy(outcome, 4).tolist() == [np.mean([0, 1])]
@@ -49,54 +49,95 @@ class Parrot(torch.nn.Module):
 def test_oracle_finds_cold_where_noise_is_wrong():
     """The parrot knows the one right sum; every temperature above 0 only hurts."""
     prompt = "please sum up 3 4 9 1 :"
-    model = Parrot(encode("3 4 7 9 6 1 7 .") + [EOS])
+    model = Parrot(encode("7 9 6 1 7 .") + [EOS])
     best = search_oracle(model, [("math", prompt)] * 8, (0.0, 0.7, 1.2), 4,
                          torch.Generator().manual_seed(0))
-    assert best == {"math": {"all": 0.0}}
-    table = schedule([("constrained", ""), ("math", "")],
-                     {"constrained": {"start": 0.1, "rest": 0.9}, "math": {"all": 0.5}})
-    assert table.shape == (2, 17) and table[1].eq(0.5).all()
-    assert table[0, [0, 4, 8, 12]].tolist() == pytest.approx([0.1] * 4)
-    assert table[0, 1:4].tolist() + table[0, 13:].tolist() == pytest.approx([0.9] * 7)
+    assert best == {"math": {"rest": 0.0}}
+
+
+def test_the_race_of_tables_ends_where_a_full_search_does():
+    """With two roles: the same winner as by trying every table on every prompt."""
+    prompt = "please solve for 3 4 9 1 :"
+    model = Parrot(encode("7 working slowly 9 6 1 7 .") + [EOS])
+    asked, taus = [("vote", prompt)] * 16, (0.0, 0.8, 1.6)
+    full = {}
+    for table in evaluate.all_tables("vote", taus):
+        outcome = respond(model, asked, 16, torch.Generator().manual_seed(1),
+                          temperature=[table] * len(asked))
+        full[tuple(table.items())] = outcome.rewards.mean()
+    assert len(full) == 9
+    best = search_oracle(model, asked, taus, 16, torch.Generator().manual_seed(2))["vote"]
+    leaders = sorted(full, key=full.get)[-3:]  # the way's temperature hardly matters here
+    assert best["rest"] == 0.0 and tuple(best.items()) in leaders
+
+
+def test_a_table_by_role_gives_each_token_the_temperature_of_its_place():
+    """Bugs: the role of the token before; another prompt's table; roles by column."""
+    asked = [("constrained", "please start each line with rare birds :"),
+             ("constrained", "please end each line with rare birds :"),
+             ("vote", "hurry solve for 3 4 9 1 :")]
+    texts = ["robin runs to moon . robin finds fox",
+             "fox finds robin and runs to wren .",
+             "7 9 6 working slowly 1 7 ."]
+    tables = [{"asked": 0.1, "rest": 0.9}, {"asked": 0.2, "rest": 0.8}, {"way": 0.3, "rest": 0.7}]
+    by_hand = [[0.1, *[0.9] * 4, 0.1, *[0.9] * 2],
+               [*[0.8] * 2, 0.2, *[0.8] * 3, 0.2, 0.8],
+               [*[0.7] * 4, 0.3, *[0.7] * 3]]
+    ids = torch.tensor([encode(text) for text in texts])
+    policy = ByRole(asked, tables)
+    for t in range(8):
+        assert policy(ids[:, :t]).tolist() == pytest.approx([row[t] for row in by_hand]), t
 
 
 def test_respond_keeps_prompts_samples_and_temperatures_together(monkeypatch):
     """Bug: rows of one prompt scored under another, here with batches that split a prompt."""
     monkeypatch.setattr(evaluate, "BATCH", 5)
     torch.manual_seed(0)
-    model = GPT(GPTConfig(VOCAB_SIZE, 48, 1, 1, 8))
+    model = GPT(GPTConfig(VOCAB_SIZE, 54, 1, 1, 8))
     asked = [("math", prompt) for prompt, _ in corpus("math", 3, np.random.default_rng(0))]
     asked += [("story", prompt) for prompt, _ in corpus("story", 2, np.random.default_rng(0))]
     outcome = respond(model, asked, 4, torch.Generator().manual_seed(0),
                       decoder=AdaptiveDecoder(8, (0.0, 1.0)))
-    assert outcome.rewards.shape == (5, 4) and outcome.rollout.tokens.shape == (20, 21)
+    T = TASKS["story"].length
+    assert outcome.rewards.shape == (5, 4) and outcome.rollout.tokens.shape == (20, T)
     for p, (name, prompt) in enumerate(asked):
         for s in range(4):
             row = outcome.rollout[p * 4 + s:p * 4 + s + 1]
             assert decode(row.tokens[0][row.mask[0]].tolist()) == outcome.texts[p][s]
             assert TASKS[name].reward(prompt, outcome.texts[p][s]) == outcome.rewards[p, s]
-    # a table row of temperature 0 gives one text for all samples, the others differ
-    table = torch.tensor([[0.0], [3.0], [3.0], [0.0], [3.0]]).expand(-1, 21)
-    texts = respond(model, asked, 4, torch.Generator().manual_seed(0), temperature=table).texts
+    # a table of temperature 0 gives one text for all samples of its prompt, the others differ
+    tables = [{"rest": tau} for tau in (0.0, 3.0, 3.0, 0.0, 3.0)]
+    texts = respond(model, asked, 4, torch.Generator().manual_seed(0), temperature=tables).texts
     assert [len(set(same)) for same in texts] == [1, 4, 4, 1, 4]
 
 
-def test_temperature_rows_add_up():
-    torch.manual_seed(0)
-    model, taus = GPT(GPTConfig(VOCAB_SIZE, 48, 1, 1, 8)), (0.0, 0.5, 1.0)
-    asked = [("constrained", prompt) for prompt, _ in corpus("constrained", 6,
-                                                             np.random.default_rng(0))]
-    for level in ("token", "sequence"):
-        outcome = respond(model, asked, 3, torch.Generator().manual_seed(1),
-                          decoder=AdaptiveDecoder(8, taus, level))
-        rows = evaluate.temperature_rows(outcome, taus, level=level)
-        shares = {(r["role"], r["tau"]): r["value"] for r in rows
-                  if r["metric"] == "temperature_share"}
-        means = {r["role"]: r["value"] for r in rows
-                 if r["metric"] == "mean_temperature" and r["position"] is None}
-        for role in (None, "start", "rest"):
-            assert sum(shares[role, tau] for tau in taus) == pytest.approx(1)
-            assert sum(tau * shares[role, tau] for tau in taus) == pytest.approx(means[role])
-        drawn = np.array(taus)[outcome.rollout.tau_idx.numpy()]
-        start = np.broadcast_to(drawn, (18, 17))[:, :16:4][outcome.rollout.mask[:, :16:4]]
-        assert means["start"] == pytest.approx(start.mean())
+def test_temperature_rows_are_those_by_hand():
+    """Two responses with known words and temperatures; padding holds temperature index 0."""
+    prompt, taus = "please start each line with rare birds :", (0.5, 0.0, 1.0)
+    texts = ["robin finds moon . robin", "wren runs to"]
+    choices = [[0, 1, 2, 2, 1, 2], [2, 1, 1, 0, 0, 0]]  # the last of the first is its end of text
+    n = [6, 3]
+    tokens = torch.full((2, 6), EOS)
+    for row, text in zip(tokens, texts):
+        row[:len(text.split())] = torch.tensor(encode(text))
+    mask = torch.arange(6) < torch.tensor(n)[:, None]
+    rollout = evaluate.Rollout(tokens, mask, ~mask[:, -1], torch.tensor(choices) * mask)
+    outcome = Outcome([("constrained", prompt)], [texts], {"reward": np.zeros((1, 2))}, rollout)
+    found = evaluate.temperature_rows(outcome, taus)
+    share = {(r["role"], r["tau"]): r["value"] for r in found if r["metric"] == "temperature_share"}
+    mean = {(r["role"], r["place"]): r["value"] for r in found if r["metric"] == "mean_temperature"}
+    assert mean[None, None] == pytest.approx((0.5 + 0 + 1 + 1 + 0 + 1 + 0 + 0) / 8)
+    assert mean["asked", None] == pytest.approx((0.5 + 0 + 1) / 3)
+    assert mean["rest", None] == pytest.approx(2 / 5)
+    assert mean[None, "verb"] == 0.0 and mean[None, "to"] == 0.0 and mean[None, "object"] == 1.0
+    assert share[None, 0.0] == 4 / 8 and share["asked", 0.0] == 1 / 3 and share["rest", 0.5] == 0
+    assert [r["value"] for r in found if r["metric"] == "non_greedy"] == [1.0]
+
+
+def test_the_walks_know_the_words():
+    """What a walk calls a place, a task of the corpus fills with a word that fits it."""
+    for name, task in TASKS.items():
+        for prompt, text in corpus(name, 20, np.random.default_rng(4)):
+            places = places_of(task.walk(prompt), text.split())
+            assert len(places) == len(text.split()) + 1
+            assert all(word in WORDS for word in text.split())

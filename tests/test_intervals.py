@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from intervals import interval_rows, intervals, resampled
-from options import Config
+from toy.intervals import interval_rows, intervals, resampled
+from toy.options import Config
+from toy.stages import Job
 
 RNG = np.random.default_rng
 
@@ -49,7 +50,8 @@ def test_differences_and_ratios_are_paired():
         best, room = rng.normal(0, 5, 40), rng.uniform(1, 2, 40)
         fixed = dict(fixed={0.0: fake(best - 1), 1.0: fake(best)}, oracle=fake(best + room))
         runs[base_seed] = [(fake(best + room / 2), fixed)] * 2
-    found = {row["metric"]: row["value"] for row in intervals(runs, np.arange(40), RNG(5), {})
+    found = {row["metric"]: row["value"] for row in intervals(runs, np.arange(40), RNG(5),
+                                                           dict(experiment="mix"))
              if row["temperature"] in (None, 1.0)}
     for end in ("", "_low", "_high"):
         assert found["headroom_share" + end] == pytest.approx(0.5)
@@ -63,9 +65,8 @@ def test_rows_are_pooled_by_kind_and_need_no_second_seed():
     result = dict(fixed={0.0: fake(np.zeros(6))}, oracle=fake(np.ones(6)))
     for variant, value in (("latent", 0.25), ("nll", 0.75)):
         for base_seed in (0, 1):
-            keys = dict(experiment="vote", level="token", variant=variant, base_seed=base_seed,
-                        seed=0)
-            runs.append((keys, dict(sample=fake(np.full(6, value))), result))
+            job = Job(base_seed, "vote", "token", variant, 0)
+            runs.append((job, job.columns, dict(sample=fake(np.full(6, value))), result))
     rows = interval_rows(cfg, runs)
     for variant, value in (("latent", 0.25), ("nll", 0.75)):
         share, = [row for row in rows if row["metric"] == "headroom_share"

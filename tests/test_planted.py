@@ -14,16 +14,17 @@ from planted_bugs import BUGS
 
 ROOT = Path(__file__).parent.parent
 CATALOGUE_SIZE = 30  # at least
+FOLDERS = ("toy", "fast")
 
 
 def caught(bug, folder):
     """In a forked process: run what must catch the bug on a mutated copy.  -> complaint or None"""
     page = folder / bug.file
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     if text.count(bug.right) < 1:
         return f"{bug.name}: its text is no longer in {bug.file}"
-    page.write_text(text.replace(bug.right, bug.wrong))
-    ours = {ROOT, ROOT / "tests", ROOT / "conformance"}
+    page.write_text(text.replace(bug.right, bug.wrong), encoding="utf-8")
+    ours = {ROOT / name for name in (".", "tests", "conformance", *FOLDERS)}
     stale = [name for name, module in sys.modules.items()
              if Path(getattr(module, "__file__", None) or "/").parent in ours]
     for name in stale:
@@ -55,7 +56,9 @@ def test_every_planted_bug_is_caught(tmp_path, capfd):
             if bug.caught_by != "test_hugging_face" or importlib.util.find_spec("transformers")]
     for i, bug in enumerate(bugs):
         folder = tmp_path / str(i)
-        shutil.copytree(ROOT / "conformance", folder / "conformance")
+        for name in ("conformance", *FOLDERS):
+            shutil.copytree(ROOT / name, folder / name,
+                            ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "tests").mkdir()
         for page in [*ROOT.glob("*.py"), ROOT / "tests/test_tasks.py", ROOT / "tests/conftest.py"]:
             shutil.copy(page, folder / page.relative_to(ROOT))

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field, fields, replace
 
 import torch
 
-from decoder import LEVELS, checked_temperatures
+from decoder import LEVELS, checked_choices
 from lpo import VARIANTS
 from model import GPTConfig
-from tasks import EXPERIMENTS
+from tasks import EXPERIMENTS, TASKS
+
+PAIRINGS = ("best-worst", "top-k", "all")
 
 
 def option(default, help, choices=None):
@@ -26,8 +28,8 @@ class Config:
     prompts: int = option(120, "training prompts a round")
     responses: int = option(8, "responses a training prompt")
     steps: int = option(20, "updates a round, each on all its pairs")
-    pairing: str = option("best-worst", "which responses make pairs; top-k: constrained only",
-                          ("best-worst", "top-k", "all"))
+    pairing: str = option("best-worst", "which responses make pairs; top-k: by two criteria",
+                          PAIRINGS)
     top_k: int = option(3, "k of --pairing top-k")
     reference: str = option("round", "what sampled the round's pairs, or the first round's",
                             ("round", "initial"))
@@ -37,21 +39,22 @@ class Config:
     seed: int = option(0, "the first seed")
     seeds: int = option(1, "decoders trained on each base model")
     base_seeds: int = option(1, "base models pretrained")
-    device: str = option("auto", "cpu, cuda, or auto: a GPU when there is one")
+    device: str = option("auto", "cpu, cuda, or auto: a CUDA GPU when there is one")
     n_layer: int = option(2, "layers of the language model")
     n_head: int = option(4, "attention heads of the language model")
     n_embd: int = option(64, "hidden width of the language model")
-    pretrain_steps: int = option(2000, "updates of the base model")
-    pretrain_lr: float = option(6e-3, "peak learning rate of the base model")
+    pretrain_steps: int = option(1600, "updates of the base model")
+    pretrain_lr: float = option(4e-3, "peak learning rate of the base model")
     test_prompts: int = option(240, "held-out prompts an experiment")
     test_samples: int = option(8, "responses a held-out prompt")
-    votes: int = option(32, "responses a held-out prompt of the vote")
+    votes: int = option(32, "responses a held-out prompt of a task that is voted on")
     oracle_prompts: int = option(96, "validation prompts of the oracle's search")
     out: str = option("out", "folder of results, figures and finished stages")
 
 
 QUICK = dict(pretrain_steps=200, rounds=2, prompts=24, test_prompts=24, test_samples=2, votes=8,
              oracle_prompts=6, out="out/quick")
+MAY_BE_ZERO = ("seed", "model_lr")
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,6 +62,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"error: {' '.join(message.split())}; see --help\n")
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
 
 
 def parse(argv, description):
@@ -70,18 +77,21 @@ def parse(argv, description):
         default = ",".join(map(str, f.default)) if f.type is tuple else f.default
         choices = f.metadata["choices"]
         help = f.metadata["help"] + (f": {', '.join(choices)}" if choices else "")
-        how = dict(action="store_true") if f.type is bool else dict(
-            type=str if f.type is tuple else f.type, metavar="A,B" if f.type is tuple else "X")
-        parser.add_argument("--" + f.name.replace("_", "-"), default=None, **how,
-                            help=f"{help} (default {default})".replace("%", "%%"))
+        help = f"{help} (default {default})".replace("%", "%%")
+        if f.type is bool:
+            parser.add_argument(flag(f.name), default=None, action="store_true", help=help)
+        elif f.type is tuple:
+            parser.add_argument(flag(f.name), default=None, metavar="A,B", help=help)
+        else:
+            parser.add_argument(flag(f.name), default=None, metavar="X", type=f.type, help=help)
     given = {name: x for name, x in vars(parser.parse_args(argv)).items() if x is not None}
+    quick = given.pop("quick")
+    for f in fields(Config):
+        if f.type is tuple and f.name in given:
+            parts = given[f.name].split(",")
+            given[f.name] = tuple(part.strip() for part in parts if part.strip())
     try:
-        for f in fields(Config):
-            if f.type is tuple and f.name in given:
-                parts = given[f.name].split(",")
-                given[f.name] = tuple(part.strip() for part in parts if part.strip())
-        values = given if not given.pop("quick") else QUICK | given
-        return checked(Config(**values))
+        return checked(Config(**(QUICK | given if quick else given)))
     except ValueError as error:
         parser.error(str(error))
 
@@ -89,34 +99,63 @@ def parse(argv, description):
 def checked(cfg):
     """The Config with its device filled in; ValueError on a value that cannot run."""
     for f in fields(cfg):
-        name, value, choices = "--" + f.name.replace("_", "-"), getattr(cfg, f.name), f.metadata
-        values = value if f.type is tuple else (value,)
-        if not isinstance(value, (int, float) if f.type is float else f.type):
-            raise ValueError(f"{name} is {value!r}; give a {f.type.__name__}")
-        if choices["choices"] and not (values and set(values) <= set(choices["choices"])):
-            raise ValueError(f"{name} is {', '.join(map(str, values)) or 'empty'}; choose from "
-                             f"{', '.join(choices['choices'])}")
-        if choices["choices"] and len(set(values)) < len(values):
-            raise ValueError(f"{name} is {', '.join(map(str, values))}; name each once")
-        least = {"seed": 0, "model_lr": 0}.get(f.name, 1 if f.type is int else 0)
-        if f.type in (int, float):
-            open_end = f.type is float and f.name != "model_lr"
-            if not (least < value if open_end else least <= value) or not value < 1e18:
-                raise ValueError(f"{name} is {value}; give a finite number "
-                                 f"{'>' if open_end else '>='} {least}")
+        check_value(f, getattr(cfg, f.name))
     try:
         cfg = replace(cfg, temperatures=tuple(map(float, cfg.temperatures)))
     except (ValueError, TypeError):
         raise ValueError(f"--temperatures is {cfg.temperatures}; give numbers") from None
-    checked_temperatures(cfg.temperatures)
+    checked_choices(cfg.temperatures)
     GPTConfig(1, 1, cfg.n_layer, cfg.n_head, cfg.n_embd)
-    if cfg.pairing == "top-k" and cfg.experiments != ("constrained",):
-        raise ValueError("--pairing top-k needs two scores; add --experiments constrained")
+    if cfg.pairing == "top-k":
+        for experiment in cfg.experiments:
+            names = EXPERIMENTS[experiment]
+            if len(names) > 1 or not TASKS[names[0]].criteria:
+                able = [e for e, names in EXPERIMENTS.items()
+                        if len(names) == 1 and TASKS[names[0]].criteria]
+                raise ValueError(f"--pairing top-k needs two criteria, and {experiment} has none; "
+                                 f"add --experiments {','.join(able)}")
     if cfg.responses < 2 or cfg.pairing == "top-k" and cfg.top_k > cfg.responses // 2:
         raise ValueError(f"--responses is {cfg.responses}; pairs need 2, top-k twice --top-k")
-    if cfg.device == "auto":
-        return replace(cfg, device="cuda" if torch.cuda.is_available() else "cpu")
-    if cfg.device not in ("cpu", "cuda") or cfg.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {cfg.device} is not there; choose cpu"
-                         + (" or cuda" if torch.cuda.is_available() else ""))
-    return cfg
+    check_numpy()
+    return replace(cfg, device=checked_device(cfg.device))
+
+
+def check_value(f, value):
+    """ValueError unless the value is one that the field may have."""
+    values = value if f.type is tuple else (value,)
+    choices = f.metadata["choices"]
+    if not isinstance(value, (int, float) if f.type is float else f.type):
+        raise ValueError(f"{flag(f.name)} is {value!r}; give a {f.type.__name__}")
+    if choices and not (values and set(values) <= set(choices)):
+        raise ValueError(f"{flag(f.name)} is {', '.join(map(str, values)) or 'empty'}; choose from "
+                         f"{', '.join(choices)}")
+    if choices and len(set(values)) < len(values):
+        raise ValueError(f"{flag(f.name)} is {', '.join(map(str, values))}; name each once")
+    if f.type is int:
+        least = 0 if f.name in MAY_BE_ZERO else 1
+        if not least <= value < 1e18:
+            raise ValueError(f"{flag(f.name)} is {value}; give a finite number >= {least}")
+    if f.type is float:
+        fits = 0 <= value if f.name in MAY_BE_ZERO else 0 < value
+        if not fits or not value < 1e18:
+            sign = ">=" if f.name in MAY_BE_ZERO else ">"
+            raise ValueError(f"{flag(f.name)} is {value}; give a finite number {sign} 0")
+
+
+def check_numpy():
+    """Old torch with numpy 2, as pip may pick on an Intel Mac, would fail after all the work."""
+    try:
+        torch.zeros(1).numpy()
+    except RuntimeError:
+        raise ValueError(f"torch {torch.__version__} cannot use the installed numpy; run "
+                         "`pip install 'numpy<2'`") from None
+
+
+def checked_device(device):
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda is not there; choose cpu")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device {device} is not supported; choose cpu or cuda")
+    return device

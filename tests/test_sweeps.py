@@ -1,17 +1,19 @@
 """The sweeps run, say what they measured, and rest on an identity that is checked exactly."""
 import itertools
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-import ablations
-import sweep_plots
-from evaluate import measure_fixed
 from lpo import ResponseLogps, score
-from options import parse
-from plots import draw
-from pretrain import new_model
+from results import sweep_plots, sweeps
+from toy import rows
+from toy.evaluate import measure_fixed
+from toy.options import parse
+from toy.plots import draw
+from toy.pretrain import new_model
+from toy.stages import Job, Silent
 
 TINY = ("--device cpu --rounds 2 --prompts 12 --responses 4 --steps 2 --test-prompts 6 "
         "--test-samples 2 --votes 8 --oracle-prompts 3 --temperatures 0,0.5,1").split()
@@ -20,9 +22,9 @@ NAMES = ("pairs", "gradient", "change", "unfrozen", "failure")
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_the_latent_gradient_is_the_mean_of_the_separate_one(level):
-    """Section 10 of RESULTS.md: given the text, with the reference at the policy's start, the mean
-    of separate's gradient over the posterior of the temperatures is latent's (at the sequence
-    level, the exact one's), by enumeration of all temperature strings."""
+    """Section 10 of results/README.md: given the text, with the reference at the policy's start,
+    the mean of separate's gradient over the posterior of the temperatures is latent's (at the
+    sequence level, the exact one's), by enumeration of all temperature strings."""
     T, K = 3, 3
     gen = torch.Generator().manual_seed(0)
     text = torch.randn(1, T, K, generator=gen, dtype=torch.float64).abs().neg()  # log P(y | tau)
@@ -49,44 +51,48 @@ def test_the_latent_gradient_is_the_mean_of_the_separate_one(level):
 @pytest.fixture
 def tiny(monkeypatch):
     cfg = parse(TINY, "")
-    monkeypatch.setattr(ablations, "PAIRS", (2, 4))
-    monkeypatch.setattr(ablations, "GRID", [(0.5, 1e-3)] * 3)
+    monkeypatch.setattr(sweeps, "PAIRS", (2, 4))
+    monkeypatch.setattr(sweeps, "GRID", [(0.5, 1e-3)] * 3)
     torch.manual_seed(0)
     return cfg, new_model(cfg)
 
 
-@pytest.mark.parametrize("sweep", NAMES)
-def test_every_kind_of_job_runs(sweep, tiny):
-    """One job of each setting; every value is a finite number."""
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_of_case_runs(name, tiny):
+    """One case of each setting; every value is a finite number."""
     cfg, base = tiny
-    jobs, do = ablations.SWEEPS[sweep]
-    done, rows, fixed = set(), [], {}
-    for job in jobs():
-        kind = job.get("setting"), sweep == "failure" and job.get("variant")
-        if kind in done:
+    cases, measure = sweeps.SWEEPS[name]
+    done, found, fixed = set(), [], {}
+    for case in cases():
+        if (case.setting, case.variant) in done:
             continue
-        done.add(kind)
-        e, keys = job["experiment"], job | dict(base_seed=0, seed=0)
+        done.add((case.setting, case.variant))
+        e = case.experiment
         if e not in fixed:
-            fixed[e] = measure_fixed(cfg, base, dict(experiment=e, base_seed=0), ablations.Silent())
+            fixed[e] = measure_fixed(cfg, base, Job(0, e), Silent())
             fixed[e]["oracle"]["reward"] += 10  # an untrained model has no headroom
-        found = [dict(sweep=sweep) | keys | row for row in do(cfg, base, fixed[e], keys)]
-        assert found, kind
-        rows += found
-    assert all(math.isfinite(row["value"]) for row in rows)
-    assert tuple(ablations.SWEEPS) == NAMES
+        new = [asdict(case) | row for row in measure(cfg, base, fixed[e], case)]
+        assert new, case
+        found += new
+    assert all(math.isfinite(row["value"]) for row in found)
+    assert tuple(sweeps.SWEEPS) == NAMES
 
 
-def test_a_sweep_is_kept_and_drawn(tmp_path, monkeypatch):
-    """The program end to end, in this process: base model, fixed temperatures, jobs, figure."""
-    cfg = parse([*TINY, "--pretrain-steps", "6", "--out", str(tmp_path)], "")
-    rows = []
-    for jobs in ablations.phases(cfg, ["gradient"]):
-        for job in jobs:
-            if job[2].get("experiment", "mix") == "mix":
-                rows += ablations.do(job)
-                assert ablations.do(job) == rows[-len(ablations.do(job)):] or not rows
-    forms = {row["variant"] for row in rows}
+def test_a_sweep_is_kept_and_drawn(tmp_path):
+    """The program end to end, in this process: base model, fixed temperatures, cases, figure."""
+    cfg = replace(parse([*TINY, "--pretrain-steps", "6"], ""), out=str(tmp_path))
+    found = []
+    for work in sweeps.phases(cfg, ["gradient"]):
+        for job in work:
+            if job[1].experiment in (None, "mix"):
+                new, stages = sweeps.do(job)
+                assert sweeps.do(job)[0] == new and stages
+                found += new
+    forms = {row["variant"] for row in found}
     assert forms == {"latent", "separate", "latent, exact", "nll"}
-    drawn = [path.stem for path in draw(dict(rows=rows), tmp_path, sweep_plots.FIGURES)]
+    drawn = [path.stem for path in draw(dict(rows=found), tmp_path, sweep_plots.FIGURES)]
     assert drawn == ["sweep_gradient"]
+    path = tmp_path / "sweeps.json"
+    path.write_text(rows.to_json(dict(config=asdict(cfg), stages={}, rows=found)),
+                    encoding="utf-8")
+    assert rows.load(path)["rows"] == found

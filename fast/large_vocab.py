@@ -17,7 +17,7 @@ pass makes the powers exp(l / tau_k) of a few rows, takes the normalisers, M and
 while they lie in the cache, and overwrites them with those of the next rows: what stays is one
 array of the logits' size. The K values of `temperature_logps` are each scaled by a number of their
 own, known in the backward pass alone, which makes the powers again; it keeps only the logits.
-`python large_vocab.py` compares; `--vocab 128` shows the other end.
+`python -m fast.large_vocab` compares; `--vocab 128` shows the other end.
 """
 import argparse
 import math
@@ -32,10 +32,11 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-import lpo
+from lpo import checked_temperatures, marginal, require, require_kind
+from lpo import temperature_logps as plain_temperature_logps
 
 
-def sweep(logits, tokens, temperatures, weigh, grad=None):
+def by_blocks(logits, tokens, temperatures, weigh, grad=None):
     """Calls weigh(at, logps) on blocks of rows: their place, log P(y_t | tau_k) (n,m,K). Its
     answer g (n,m,K) fills grad (B,T,V), where given, with sum_k g_k d log P(y_t | tau_k) / dl."""
     (B, T, V), K, device = logits.shape, len(temperatures), logits.device
@@ -91,8 +92,9 @@ class TemperatureLogps(torch.autograd.Function):
     def forward(ctx, logits, tokens, temperatures):
         ctx.save_for_backward(logits, tokens)
         ctx.temperatures = temperatures
-        out = logits.new_empty(*tokens.shape, len(temperatures))
-        sweep(logits, tokens, temperatures, lambda at, logps: out[at].copy_(logps))
+        out = logits.new_empty(*tokens.shape, len(temperatures),
+                               dtype=torch.promote_types(logits.dtype, torch.float32))
+        by_blocks(logits, tokens, temperatures, lambda at, logps: out[at].copy_(logps))
         return out
 
     @staticmethod
@@ -100,24 +102,25 @@ class TemperatureLogps(torch.autograd.Function):
     def backward(ctx, g):
         logits, tokens = ctx.saved_tensors
         grad = logits.new_empty(logits.shape)
-        sweep(logits, tokens, ctx.temperatures, lambda at, logps: g[at], grad)
+        by_blocks(logits, tokens, ctx.temperatures, lambda at, logps: g[at], grad)
         return grad, None, None
 
 
 class LatentMarginal(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, tokens, temperatures, tau_logps):
-        dtype = torch.promote_types(logits.dtype, tau_logps.dtype)
+        dtype = torch.promote_types(torch.promote_types(logits.dtype, tau_logps.dtype),
+                                    torch.float32)
         out = logits.new_empty(tokens.shape, dtype=dtype)
-        w = logits.new_empty(tau_logps.shape, dtype=torch.promote_types(dtype, torch.float32))
+        w = logits.new_empty(tau_logps.shape, dtype=dtype)
         ctx.grad = logits.new_empty(logits.shape) if ctx.needs_input_grad[0] else None
 
         def weigh(at, logps):
-            out[at] = value = lpo.marginal(logps, tau_logps[at])  # (n,m)
+            out[at] = value = marginal(logps, tau_logps[at])  # (n,m)
             share = (logps + tau_logps[at] - value[..., None]).exp()
             return w[at].copy_(share.masked_fill(value.isneginf()[..., None], 0))
 
-        sweep(logits, tokens, temperatures, weigh, ctx.grad)
+        by_blocks(logits, tokens, temperatures, weigh, ctx.grad)
         ctx.save_for_backward(logits, tokens, w)
         ctx.temperatures = temperatures
         return out
@@ -129,29 +132,22 @@ class LatentMarginal(torch.autograd.Function):
         grad, ctx.grad = ctx.grad, None  # scaled in place and given away: a product is a copy
         if grad is None and ctx.needs_input_grad[0]:  # a second backward pass: make it again
             grad = logits.new_empty(logits.shape)
-            sweep(logits, tokens, ctx.temperatures, lambda at, logps: w[at], grad)
+            by_blocks(logits, tokens, ctx.temperatures, lambda at, logps: w[at], grad)
         g = g[..., None]
         return grad if grad is None else grad.mul_(g), None, None, g * w
 
 
 def checked(logits, tokens, temperatures, tau_logps=None):
     """The temperatures as a tuple of floats; ValueError on what does not fit."""
-    temperatures = tuple(map(float, temperatures))
-    if not temperatures or not all(0 <= tau < math.inf for tau in temperatures):
-        raise ValueError(f"temperatures are {temperatures}; give one or more finite numbers >= 0")
-    if logits.dim() != 3 or not logits.is_floating_point():
-        raise ValueError(f"logits are {logits.dtype} {tuple(logits.shape)}; give floats (B,T,V)")
-    (B, T, V), K = logits.shape, len(temperatures)
-    for name, x, shapes in (("tokens", tokens, [(B, T)]),
-                            ("tau_logps", tau_logps, [(B, T, K), (B, 1, K)])):
-        if x is not None and x.shape not in shapes:
-            raise ValueError(f"{name} is {tuple(x.shape)}; give {' or '.join(map(str, shapes))}")
-        if x is not None and x.device != logits.device:
-            raise ValueError(f"{name} is on {x.device}; give it on {logits.device}")
-    if tokens.dtype != torch.long or ((tokens < 0) | (tokens >= V)).any():
-        raise ValueError(f"tokens is {tokens.dtype}; give long, 0 to {V - 1}")
-    if tau_logps is not None and not tau_logps.is_floating_point():
-        raise ValueError(f"tau_logps is {tau_logps.dtype}; give floats")
+    require(logits.dim() == 3 and logits.is_floating_point(),
+            f"logits is {logits.dtype} {*logits.shape,}; give floats (B,T,V)")
+    B, T, V = logits.shape
+    require_kind("tokens", tokens, "long", (B, T), logits.device)
+    require(((tokens >= 0) & (tokens < V)).all(), f"tokens has ids outside 0 to {V - 1}")
+    temperatures = checked_temperatures(temperatures)
+    if tau_logps is not None:
+        L = 1 if tau_logps.shape[1:2] == (1,) else T
+        require_kind("tau_logps", tau_logps, "float", (B, L, len(temperatures)), logits.device)
     return temperatures
 
 
@@ -170,8 +166,8 @@ def latent_marginal(logits, tokens, temperatures, tau_logps):
 
 
 VERSIONS = {  # logits, tokens, temperatures, tau_logps -> (B,T)
-    "lpo.py": lambda l, y, taus, p: lpo.marginal(lpo.temperature_logps(l, y, taus), p),
-    "temperature_logps": lambda l, y, taus, p: lpo.marginal(temperature_logps(l, y, taus), p),
+    "lpo.py": lambda l, y, taus, p: marginal(plain_temperature_logps(l, y, taus), p),
+    "temperature_logps": lambda l, y, taus, p: marginal(temperature_logps(l, y, taus), p),
     "latent_marginal": latent_marginal,
 }
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,5 +1,7 @@
 """How fast, against what, and how time and memory grow. Prints the tables of BENCHMARKS.md.
 
+    python -m results.benchmark [generation training losses growth] [--quick] [--device cuda]
+
 Competitors take turns in one process; a ratio is the median over turns, with its quartiles: ratios
 mean more elsewhere than times. On a GPU the model is GPT-2's shape at 10.7 million
 parameters in bfloat16, on a CPU a toy in float32.
@@ -17,15 +19,16 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import large_vocab
 import train_toy
-from decoder import AdaptiveDecoder, Writing, generate, right_padded
-from evaluate import draw_prompts, respond
+from decoder import AdaptiveDecoder, right_padded
+from fast.generate import COLUMNS, Writing, generate
+from fast.large_vocab import latent_marginal
 from lpo import temperature_logps
 from model import GPT, GPTConfig
-from options import QUICK, Config
-from pretrain import new_model
-from stages import randomness
+from toy.evaluate import draw_prompts, respond
+from toy.options import QUICK, Config
+from toy.pretrain import new_model
+from toy.stages import randomness
 from train_toy import make_pairs, sides_of, update
 
 SHAPES = dict(cpu=dict(shape=(4, 4, 128), batches=(1, 64, 512), new=48, turns=15),
@@ -100,16 +103,17 @@ def hugging_face(shape, device, dtype):
 def replays(model, decoder, prompts, new):
     """The recorded steps of a call of `generate`, without what else it does.  -> f()"""
     idx, lengths = right_padded(model, prompts, len(prompts), new)
-    taus = torch.tensor(decoder.temperatures, device=idx.device)
-    writing = Writing(model, idx, lengths, new, decoder, taus, False, None)
+    writing = Writing(model, idx, lengths, new, decoder, greedy=False, generator=None)
     writing.from_start(PROMPT, check=False)
     writing.from_newest()
-    steps = [writing.record(PROMPT + min(column + 32, new) - 1) for column in range(0, new, 32)]
+    stride = COLUMNS["cuda"]
+    steps = [writing.record(PROMPT + min(column + stride, new) - 1)
+             for column in range(0, new, stride)]
 
     def f():
         writing.pos.copy_(lengths - 1)
         for column in range(new):
-            steps[column // 32]()
+            steps[column // stride]()
     return f
 
 
@@ -236,8 +240,8 @@ def losses(device, quick):
             def f():
                 train_toy.lpo_loss, kept = loss, train_toy.lpo_loss
                 try:
-                    update(cfg, "latent", cfg.lr, base, decoder, (base, decoder), sides,
-                           lambda *_: None)
+                    update(base, decoder, (base, decoder), sides, "latent", cfg.beta, cfg.lr,
+                           cfg.steps)
                 finally:
                     train_toy.lpo_loss = kept
             return f
@@ -311,7 +315,7 @@ def marginals(device, lean, K, V):
 
     def f():
         if lean:
-            large_vocab.latent_marginal(logits, tokens, taus, tau_logps).sum().backward()
+            latent_marginal(logits, tokens, taus, tau_logps).sum().backward()
         else:
             terms = temperature_logps(logits, tokens, taus) + tau_logps
             terms.logsumexp(-1).sum().backward()

@@ -1,0 +1,6 @@
+"""The same results, faster: each page has a plain twin in the core, and a test that ties the two.
+
+    generate.py      decoder.generate with a cache, finished rows dropped, CUDA graphs
+    cache.py         model.GPT for one new token a row
+    large_vocab.py   lpo.temperature_logps and the latent sum at GPT-2's vocabulary
+"""

@@ -1,0 +1,83 @@
+"""Keys and values kept: model.GPT's forward pass written out for one new token a row.
+
+It computes what the modules of model.py do, and tests hold the two together. Calls of modules would
+take as long as the arithmetic of a small model, and with one query a row plain products are faster
+than the fused attention, on a CPU and on a GPU. Nothing here has a gradient.
+
+B rows, S slots (tokens seen, in eights), C hidden width, H heads of D = C / H.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def weights(layer):
+    return layer.weight.detach(), layer.bias.detach()
+
+
+class Cache:
+    """One slot a position, in tensors that stay in place, as a CUDA graph wants them.
+
+    `used` counts the slots of the longest row, of at most `length`. Prompts of unequal length are
+    padded on the right; what padding left behind is masked until later tokens, at their own places,
+    overwrite it.
+    """
+
+    def __init__(self, model, batch, length):
+        self.length = length
+        self.used = 0
+        self.token_table = model.token_embedding.weight.detach()
+        self.place_table = model.position_embedding.weight.detach()
+        self.norm = weights(model.norm)
+        H, C = model.config.n_head, model.config.n_embd
+        D = C // H
+        self.blocks = []
+        for block in model.blocks:
+            norm1, norm2, qkv, out, up, down = map(weights, block.children())
+            # a head's query, key and value beside each other: outputs (3,H,D) -> (H,3,D)
+            qkv = [x.unflatten(0, (3, H, D)).transpose(0, 1).flatten(0, 2) for x in qkv]
+            self.blocks.append((norm1, norm2, qkv, out, up, down))
+        slots = length + -length % 8  # GPUs are slow at odd rows
+        # a key lies beside its value
+        self.kv = self.token_table.new_zeros(len(self.blocks), batch, H, slots, 2, D)
+        numbers = torch.arange(batch * H * slots, device=self.kv.device)
+        self.slot_number = numbers.view(batch, H, slots)
+        # added to scores: a query at place i sees the slots up to i
+        self.bias = self.kv.new_full((slots, slots), -math.inf).triu(1)
+
+    def prefill(self, layer, k, v):
+        """Take a layer's keys and values of the prompts.  (B,H,T,D), (B,H,T,D)"""
+        T = k.shape[2]
+        self.kv[layer, :, :, :T, 0] = k.detach()
+        self.kv[layer, :, :, :T, 1] = v.detach()
+
+    def keep(self, rows):
+        """Forget all other rows."""
+        self.kv = self.kv[:, rows]
+
+    def step(self, idx, pos):
+        """One more token a row, at its place pos.  (B,), (B,) -> logits (B,V), hidden (B,C)"""
+        self.used += 1
+        _, B, H, _, _, D = self.kv.shape
+        C = H * D
+        S = self.used + -self.used % 8  # slots that a token can see, in eights
+        own_slot = (self.slot_number[:B, :, 0] + pos[:, None]).view(-1)  # (B*H,): where to write
+        bias = self.bias[:, :S].index_select(0, pos)[:, None]  # (B,1,S)
+        # of all layers at once, since each view costs a microsecond of a small model's hundred
+        written = self.kv.flatten(1, 3)  # (layers, all slots, 2, D)
+        seen = self.kv[..., :S, :, :].flatten(1, 2)  # (layers, B*H, S, 2, D)
+        keys, values = seen[..., 0, :].mT, seen[..., 1, :]  # (B*H,D,S) and (B*H,S,D) a layer
+
+        x = F.embedding(idx, self.token_table) + F.embedding(pos, self.place_table)  # (B,C)
+        for slots, k, v, block in zip(written, keys, values, self.blocks):
+            norm1, norm2, qkv, out, up, down = block
+            heads = F.linear(torch.layer_norm(x, (C,), *norm1), *qkv).view(B * H, 3, D)
+            slots.index_copy_(0, own_slot, heads[:, 1:])  # its key and value
+            scores = torch.bmm(heads[:, :1], k).view(B, H, S)
+            shares = torch.add(bias, scores, alpha=D ** -0.5).softmax(-1).view(B * H, 1, S)
+            x = x + F.linear(torch.bmm(shares, v).view(B, C), *out)
+            y = F.linear(torch.layer_norm(x, (C,), *norm2), *up)
+            x = x + F.linear(F.gelu(y, approximate="tanh"), *down)
+        hidden = torch.layer_norm(x, (C,), *self.norm)
+        return F.linear(hidden, self.token_table), hidden

@@ -1,0 +1,152 @@
+"""decoder.generate, faster: the same arguments, the same responses, in a fraction of the time.
+
+Three things are done differently. Keys and values are kept (cache.py), so that a new token costs
+one token's arithmetic. Finished responses are dropped from the batch now and then. And on a GPU the
+step is recorded as a CUDA graph and replayed, since launching its hundred small kernels would take
+longer than running them. Tests hold it to the plain loop, token for token with the same noise.
+
+B responses, of which R are not finished; T columns; K temperatures; V words; C hidden width.
+"""
+import math
+
+import torch
+
+from decoder import checked_request, draw, response_places, rollout_of
+
+COLUMNS = dict(cpu=16, cuda=32)  # that a graph serves, and between two looks for finished rows
+
+
+def sample(logits, tau, generator=None):
+    """One draw from softmax(logits / tau), exactly the arg-max at tau 0.  (R,V), (R,) -> (R,)
+
+    argmax(logits / tau + Gumbel noise), times tau: no division, no branch for temperature 0, and
+    each row at its own temperature.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    device = logits.device if generator is None else generator.device
+    noise = torch.rand(logits.shape, dtype=dtype, device=device, generator=generator)
+    noise.clamp_min_(torch.finfo(dtype).tiny).log_().neg_().log_()  # minus Gumbel, never infinite
+    return (logits - tau[:, None] * noise.to(logits.device)).argmax(-1)
+
+
+@torch.no_grad()
+def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
+             eos=None, generator=None):
+    """Sample one response a prompt, as decoder.generate does.  B token lists -> Rollout"""
+    idx, lengths, plan = checked_request(model, prompts, max_new_tokens, decoder, temperature,
+                                         tau_select, eos, generator)
+    writing = Writing(model, idx, lengths, max_new_tokens, decoder, tau_select == "greedy",
+                      generator)
+    replans = callable(temperature)  # each column anew, from what was written
+    if decoder is None and not replans:  # all of them now: only the number of columns counts
+        taus = torch.stack([plan(idx[:, :t]) for t in range(max_new_tokens)], 1)  # (B,T)
+        writing.planned.scatter_(1, writing.places, taus.float())
+    graphs = writing.cache is not None and idx.is_cuda and not replans and (
+        generator is None or generator.device.type == "cuda")
+    stride = COLUMNS["cuda" if graphs else "cpu"]
+    longest = idx.shape[1] - max_new_tokens
+    step = writing.from_newest
+    for column in range(max_new_tokens):
+        if eos is not None and column and column % stride == 0:  # the only wait for the device
+            if not writing.drop_finished(column, eos):
+                break
+        if replans:
+            writing.plan_column(column, plan)
+        if column == 0 or writing.cache is None:
+            writing.from_start(longest + column, check=column == 0)
+            continue
+        if graphs and (column == 2 or column % stride == 0):  # the first step warms up
+            last = min(column - column % stride + stride, max_new_tokens) - 1
+            step = writing.record(longest + last)
+        step()
+    return rollout_of(writing.idx, lengths, writing.tau_idx.gather(1, writing.places), decoder, eos)
+
+
+class Writing:
+    """Responses under way. A column is drawn in tensors that stay in place and without a value from
+    the host, so that a GPU can record it once and replay it."""
+
+    def __init__(self, model, idx, lengths, T, decoder, greedy, generator):
+        self.model = model
+        self.decoder = decoder
+        self.greedy = greedy
+        self.generator = generator
+        self.idx = idx  # (B, longest prompt + T)
+        self.places = response_places(lengths, T)  # (B,T): of response tokens in idx
+        self.tau_idx = torch.zeros_like(idx)
+        if decoder is None:
+            self.planned = torch.zeros(idx.shape, device=idx.device)  # temperatures, at their place
+        else:
+            self.choices = torch.tensor(decoder.choices, device=idx.device)  # (K,)
+        self.decides = decoder is not None
+        # of the R rows that go on: their numbers, their newest token and its place
+        self.rows = torch.arange(len(idx), device=idx.device)
+        self.pos = lengths - 1
+        self.newest = torch.zeros_like(lengths)
+        self.chosen = torch.zeros_like(lengths)  # which temperature
+        self.cache = model.new_cache(*idx.shape) if hasattr(model, "new_cache") else None
+        self.graphs = []
+
+    def plan_column(self, column, plan):
+        """Fill in the fixed temperatures of a column, from the tokens before it."""
+        written = self.idx.gather(1, self.places[:, :column])  # (B,column)
+        here = self.places[:, column, None]
+        self.planned.scatter_(1, here, plan(written)[:, None].float())
+
+    def from_start(self, width, check):
+        """Draw a column from all tokens up to a width; each row's newest is at its own place."""
+        seen = self.idx[self.rows, :width]
+        logits, hidden = self.model(seen) if self.cache is None else self.model(seen, self.cache)
+        newest = torch.arange(len(seen), device=seen.device), self.pos
+        if check and not (logits[newest] < math.inf).all():  # waits for the device
+            raise ValueError("the model gives logits that are NaN or infinite")
+        self.draw_column(logits[newest], hidden[newest])
+
+    @torch.inference_mode()
+    def from_newest(self):
+        """Draw a column from the newest token and what the cache holds of those before."""
+        self.draw_column(*self.cache.step(self.newest, self.pos))
+
+    def draw_column(self, logits, hidden):
+        """A temperature and a token a row, at the next place.  (R,V), (R,C)"""
+        self.pos += 1
+        next_place = self.rows, self.pos
+        if self.decides:
+            tau_logps = self.decoder(hidden)  # (R,K)
+            self.chosen = tau_logps.argmax(-1) if self.greedy else draw(tau_logps, self.generator)
+            self.decides = self.decoder.level == "token"  # "sequence": in the first column only
+        if self.decoder is None:
+            taus = self.planned[next_place]
+        else:
+            taus = self.choices[self.chosen]
+            self.tau_idx[next_place] = self.chosen
+        self.newest.copy_(sample(logits, taus, self.generator))
+        self.idx[next_place] = self.newest
+
+    def record(self, width):
+        """from_newest() as a CUDA graph that serves up to a width of tokens.  -> its replay"""
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        if self.generator is not None:
+            graph.register_generator_state(self.generator)
+        self.cache.used = width - 1  # the step to be recorded adds one
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # torch.cuda.graph would wait for the device
+            graph.capture_begin()
+            self.from_newest()
+            graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graphs.append(graph)  # those before may still be at work
+        return graph.replay
+
+    def drop_finished(self, column, eos):
+        """Keep the rows without an end of text in the columns so far.  -> is any left?"""
+        tokens = self.idx[self.rows[:, None], self.places[self.rows, :column]]
+        kept = (tokens != eos).all(1).nonzero()[:, 0]
+        if len(kept) < len(self.rows):
+            self.rows = self.rows[kept]
+            self.pos = self.pos[kept]
+            self.newest = self.newest[kept]
+            self.chosen = self.chosen[kept]
+            if self.cache is not None:
+                self.cache.keep(kept)
+        return len(kept) > 0
