@@ -179,7 +179,7 @@ def text():
 
 def load():
     """The cases of golden.json."""
-    golden = json.loads(GOLDEN.read_text())
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     if golden["schema"] != SCHEMA:
         raise ValueError(f"golden.json has schema {golden['schema']}, this program reads {SCHEMA}; "
                          "take both from one version")
@@ -187,5 +187,5 @@ def load():
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(text())
+    GOLDEN.write_text(text(), encoding="utf-8")
     print(f"wrote {GOLDEN.name}, {GOLDEN.stat().st_size} bytes")

@@ -38,7 +38,8 @@ def close(a, b):
 # ---- golden.json -------------------------------------------------------------------------------
 
 def test_golden_is_what_the_oracle_gives():
-    committed, made = json.loads(make_golden.GOLDEN.read_text()), json.loads(make_golden.text())
+    committed = json.loads(make_golden.GOLDEN.read_text(encoding="utf-8"))
+    made = json.loads(make_golden.text())
     assert committed["schema"] == made["schema"] == make_golden.SCHEMA
     assert [c["name"] for c in committed["cases"]] == [c["name"] for c in made["cases"]]
     for ours, theirs in zip(committed["cases"], made["cases"]):
@@ -48,7 +49,7 @@ def test_golden_is_what_the_oracle_gives():
 
 
 def test_golden_is_small_plain_json_with_distinct_names():
-    text = make_golden.GOLDEN.read_text()
+    text = make_golden.GOLDEN.read_text(encoding="utf-8")
     assert len(text.encode()) <= 300_000
     for word in ("NaN", "Infinity"):  # Python's own, which other languages do not read
         assert word not in text
@@ -168,7 +169,7 @@ def test_adapters_pass(adapter, dtype, capsys):
 
 
 def test_trl_style_is_independent():
-    text = (FOLDER / "adapters" / "trl_style.py").read_text()
+    text = (FOLDER / "adapters" / "trl_style.py").read_text(encoding="utf-8")
     assert "import lpo" not in text and "from lpo" not in text
 
 
@@ -199,7 +200,8 @@ sys.exit(check.main([{str(FOLDER / "oracle.py")!r}, "--fuzz", "20"]))
 
 
 def test_readme_states_the_tolerances_in_use():
-    rows = [line.split("|") for line in (FOLDER / "README.md").read_text().splitlines()]
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines()]
     stated = {row[1].strip(): float(row[-2]) for row in rows if row[1:2] and
               row[1].strip() in check.TOLERANCES}
     assert stated == check.TOLERANCES
@@ -219,7 +221,7 @@ def test_list_names_every_case(capsys):
     ("import no_such_package", "cannot import"), ("raise SystemExit(0)", "cannot import"),
     ("def loss(case) return 1", "cannot import")])
 def test_nothing_ran_is_2(text, words, tmp_path, capsys):
-    (tmp_path / "theirs.py").write_text(text)
+    (tmp_path / "theirs.py").write_text(text, encoding="utf-8")
     assert check.main([str(tmp_path / "theirs.py")]) == 2
     out = capsys.readouterr().out
     assert words in out and "pass  " not in out
@@ -240,7 +242,7 @@ def gradients(case):
     if case["variant"] != "joint":
         raise NotImplementedError
     return {{side: {{**d, "lm_logits": None}} for side, d in oracle.gradients(case).items()}}
-""")
+""", encoding="utf-8")
     assert check.main([str(tmp_path / "theirs.py")]) == 0
     out = capsys.readouterr().out
     for case in CASES:
@@ -255,7 +257,7 @@ def test_answers_of_the_wrong_form_are_misses(tmp_path, capsys):
     for text, words in [("def loss(case): return 1.0", "has shape ()"),
                         ("def loss(case): return case['rewards']", "raised KeyError"),
                         ("def gradients(case): return {'chosen': {'lm': [1]}}", "chosen.lm")]:
-        (tmp_path / "theirs.py").write_text(text)
+        (tmp_path / "theirs.py").write_text(text, encoding="utf-8")
         assert check.main([str(tmp_path / "theirs.py")]) == 1
         assert words in capsys.readouterr().out
 
@@ -268,7 +270,7 @@ def temperature_logps(logits, tokens, temperatures):
     assert DTYPE == {dtype!r}
     assert str(logits.dtype) == {"float64" if dtype == "float64" else "float32"!r}
     raise NotImplementedError
-""")
+""", encoding="utf-8")
     assert check.main([str(tmp_path / "theirs.py"), "--dtype", dtype]) == 2
     assert "raised" not in capsys.readouterr().out
 
@@ -286,7 +288,7 @@ def loss(case):
     return result
 def score(case, side):
     return oracle.score(case, side)
-""")
+""", encoding="utf-8")
     assert check.main([str(tmp_path / "theirs.py")]) == 0
 
 
@@ -361,9 +363,9 @@ MISTAKES = {  # name: (oracle's text, what is planted, words of the hint that mo
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_found_and_explained(name, tmp_path, capsys):
     old, new, words = MISTAKES[name]
-    source = Path(oracle.__file__).read_text()
+    source = Path(oracle.__file__).read_text(encoding="utf-8")
     assert old in source
-    (tmp_path / "theirs.py").write_text(source.replace(old, new))
+    (tmp_path / "theirs.py").write_text(source.replace(old, new), encoding="utf-8")
     assert check.main([str(tmp_path / "theirs.py")]) == 1
     out = capsys.readouterr().out
     first = next(line for line in out.splitlines() if line.startswith("MISS"))

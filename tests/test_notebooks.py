@@ -19,7 +19,7 @@ every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.na
 
 
 def cells_of(path, kind=None):
-    cells = json.loads(path.read_text())["cells"]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return [cell for cell in cells if kind in (None, cell["cell_type"])]
 
 
@@ -35,6 +35,10 @@ def figures(cell):
     return [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
 
 
+def file_of(module):
+    return (ROOT / module.replace(".", "/")).with_suffix(".py")
+
+
 def project_modules(path):
     """The project's files that a notebook imports, by name."""
     names = set()
@@ -43,12 +47,13 @@ def project_modules(path):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                names.add(node.module)
-    return {name for name in names if (ROOT / f"{name}.py").exists()}
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in names if file_of(name).exists()}
+
 
 
 def test_there_are_four_and_the_page_about_them_names_each():
-    page = (ROOT / "notebooks/README.md").read_text()
+    page = (ROOT / "notebooks/README.md").read_text(encoding="utf-8")
     assert [path.name[:2] for path in PATHS] == ["1_", "2_", "3_", "4_"]
     for path in PATHS:
         assert f"({path.name})" in page
@@ -76,7 +81,7 @@ def test_it_is_executed_in_order_without_errors(path):
 
 @every_notebook
 def test_nothing_of_the_machine_that_ran_it_is_left(path):
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     assert notebook["metadata"] == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"}}
@@ -100,7 +105,7 @@ def test_every_claim_is_asserted_in_the_next_cell(path):
 def test_it_redefines_nothing_of_the_project(path):
     ours = set()
     for name in project_modules(path):
-        ours |= {node.name for node in ast.parse((ROOT / f"{name}.py").read_text()).body
+        ours |= {node.name for node in ast.parse(file_of(name).read_text(encoding="utf-8")).body
                  if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     for cell in cells_of(path, "code"):
         defined = {node.name for node in ast.walk(ast.parse(text(cell["source"])))
