@@ -162,6 +162,17 @@ def used_temperatures(outcome, temperatures):
     return np.broadcast_to(taus, mask.shape), mask
 
 
+def roles_of(outcome):
+    """The role of each word of the responses; None behind their words.  -> (R,T)"""
+    roles, samples = np.full(outcome.rollout.mask.shape, None), outcome.rewards.shape[1]
+    for prompt, (name, asked) in enumerate(outcome.asked):
+        for sample, text in enumerate(outcome.texts[prompt]):
+            words = text.split()
+            for t, place in enumerate(places_of(TASKS[name].walk(asked), words)[:-1]):
+                roles[prompt * samples + sample, t] = TASKS[name].roles.get(place, "rest")
+    return roles
+
+
 def temperature_rows(outcome, temperatures, **columns):
     """Which temperatures were used: shares and means per subtask, role and place in the grammar."""
     rows, samples = [], outcome.rewards.shape[1]
