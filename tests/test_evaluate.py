@@ -1,5 +1,6 @@
 """Evaluation: each statistic against a slower way to compute it."""
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,3 +142,16 @@ def test_the_walks_know_the_words():
             places = places_of(task.walk(prompt), text.split())
             assert len(places) == len(text.split()) + 1
             assert all(word in WORDS for word in text.split())
+
+
+def test_roles_of_each_word_worked_out_by_hand():
+    """At the start of a line, and at its end; nothing behind the words."""
+    asked = [("constrained", "please start each line with rare birds :"),
+             ("constrained", "please end each line with rare birds :")]
+    texts = [["robin finds fox .", "wren runs to owl and"], ["fox finds robin .", "owl"]]
+    rollout = SimpleNamespace(mask=torch.ones(4, 6, dtype=torch.bool))
+    found = evaluate.roles_of(evaluate.Outcome(asked, texts, {"reward": np.zeros((2, 2))}, rollout))
+    assert found.tolist() == [["asked", "rest", "rest", "rest", None, None],
+                              ["asked", "rest", "rest", "rest", "rest", None],
+                              ["rest", "rest", "asked", "rest", None, None],
+                              ["rest", None, None, None, None, None]]
