@@ -423,6 +423,9 @@ class Task:
     answer_of: Callable | None = None  # text -> what a majority counts; None: nobody votes
     solution: Callable | None = None   # prompt -> the right one
 
+    def role_of(self, place):
+        return self.roles.get(place, "rest")
+
 
 TASKS = {
     "repeats": Task(ask_repeats, answer_repeats, reward_repeats, walk_repeats, length=45, share=4,

@@ -92,8 +92,7 @@ def main(arguments):
         sys.exit(__doc__)
     try:
         for prompt, text, reward, places in check_task(arguments[0]):
-            role_of = TASKS[arguments[0]].roles
-            roles = [role_of.get(place, "rest") for place in places]
+            roles = map(TASKS[arguments[0]].role_of, places)
             print(f"{prompt}\n  {text}\n  reward {reward:.3f}, roles {' '.join(roles)}\n")
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -47,8 +47,8 @@ class ByRole:
 
     def __init__(self, asked, tables):
         """Each response's (task, prompt), and its {role: temperature}."""
-        self.walks = [TASKS[name].walk(prompt) for name, prompt in asked]
-        self.roles = [TASKS[name].roles for name, _ in asked]
+        self.tasks = [TASKS[name] for name, _ in asked]
+        self.walks = [task.walk(prompt) for task, (_, prompt) in zip(self.tasks, asked)]
         self.tables = tables
 
     def __call__(self, tokens):
@@ -58,8 +58,8 @@ class ByRole:
         else:
             places = [walk.send(WORDS[i] if i < len(WORDS) else "")
                       for walk, i in zip(self.walks, tokens[:, -1].tolist())]
-        return torch.tensor([table[roles.get(place, "rest")] for table, roles, place in
-                             zip(self.tables, self.roles, places)])
+        return torch.tensor([table[task.role_of(place)] for table, task, place in
+                             zip(self.tables, self.tasks, places)])
 
 
 def respond(model, asked, samples, generator, temperature=None, **policy):
@@ -162,14 +162,19 @@ def used_temperatures(outcome, temperatures):
     return np.broadcast_to(taus, mask.shape), mask
 
 
+def places_in(outcome, number):
+    """The place of each word of the response of that number; the end of text is no word."""
+    prompt, sample = divmod(number, outcome.rewards.shape[1])
+    name, asked = outcome.asked[prompt]
+    return places_of(TASKS[name].walk(asked), outcome.texts[prompt][sample].split())[:-1]
+
+
 def roles_of(outcome):
     """The role of each word of the responses; None behind their words.  -> (R,T)"""
     roles, samples = np.full(outcome.rollout.mask.shape, None), outcome.rewards.shape[1]
-    for prompt, (name, asked) in enumerate(outcome.asked):
-        for sample, text in enumerate(outcome.texts[prompt]):
-            words = text.split()
-            for t, place in enumerate(places_of(TASKS[name].walk(asked), words)[:-1]):
-                roles[prompt * samples + sample, t] = TASKS[name].roles.get(place, "rest")
+    for number, found in enumerate(roles):
+        task, places = TASKS[outcome.asked[number // samples][0]], places_in(outcome, number)
+        found[:len(places)] = [task.role_of(place) for place in places]
     return roles
 
 
@@ -182,17 +187,15 @@ def temperature_rows(outcome, temperatures, **columns):
         numbers = responses_of(index, samples)
         found, warm = [], []  # (place, temperature) of each word; has a response one above 0?
         for number in numbers:
-            prompt, sample = divmod(number, samples)
-            words = outcome.texts[prompt][sample].split()
-            used = taus[number, :len(words)]  # the end of text is no word
-            walk = task.walk(outcome.asked[prompt][1])
-            found += zip(places_of(walk, words)[:-1], used.tolist())
+            places = places_in(outcome, number)
+            used = taus[number, :len(places)]
+            found += zip(places, used.tolist())
             warm.append((used > 0).any())
         rows.append(row("non_greedy", np.mean(warm), len(numbers), **of))
         by_place, by_role = {}, {None: [tau for _, tau in found]}
         for place, tau in found:
             by_place.setdefault(place, []).append(tau)
-            by_role.setdefault(task.roles.get(place, "rest"), []).append(tau)
+            by_role.setdefault(task.role_of(place), []).append(tau)
         for role, chosen in by_role.items():
             if not chosen:  # every response ended before
                 continue
