@@ -61,7 +61,8 @@ def environments(stages):
     found = {repr(sorted(stage["environment"].items())): stage["environment"]
              for stage in stages.values()}
     return "; ".join(f"torch {e['torch']}, {e['device']}, {e['machine']}, {e['threads']} "
-                     f"thread{'s' if e['threads'] > 1 else ''}, commit {e['commit']}"
+                     f"thread{'s' if e['threads'] > 1 else ''}, commit "
+                     f"{e['commit'] or 'not recorded'}"
                      for e in found.values())
 
 
