@@ -2,38 +2,40 @@
 
 A small network turns hidden states into log-probabilities of temperatures. `generate` draws a
 temperature from it and then a token at that temperature, token by token; `response_logps` scores
-what was drawn. Any causal module that returns (logits, hidden) can be decoded.
+what was drawn. Any causal module that returns (logits, hidden) can be decoded. Any sampler setting
+may stand where a temperature does: a choice is a number or a function (`lpo.word_logps`).
 
-B responses, T response tokens, K temperatures (the choices), V words, C hidden width.
+B responses, T response tokens, K choices, V words, C hidden width.
 `fast.generate` writes the same responses with a cache of keys and values, and on a GPU with
 recorded steps; here is the loop as one would write it on a blackboard.
 """
+import contextlib
 import math
+import operator
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from lpo import (HOTTEST, ResponseLogps, at_least_float32, checked_temperatures, require,
-                 require_kind, temperature_logps, word_logps)
+from lpo import (HOTTEST, ResponseLogps, at_least_float32, checked_choices, require, require_kind,
+                 temperature_logps, word_logps)
 
 LEVELS = ("token", "sequence")
 
 
-def checked_choices(choices):
-    """As a tuple of floats; ValueError unless they are temperatures, no two alike."""
-    choices = checked_temperatures(choices)
-    require(len(set(choices)) == len(choices), f"temperatures are {choices}; give distinct ones")
-    return choices
+def choice_name(choice):
+    """What tables, figures and saved weights call a choice.  -> str"""
+    return str(choice.name) if callable(choice) else f"{choice:.12g}"
 
 
 class AdaptiveDecoder(nn.Module):
-    """A 3-layer MLP: hidden state -> log-probabilities of K choices, which are temperatures.
+    """A 3-layer MLP: hidden state -> log-probabilities of K choices, temperatures as a rule.
 
     Level "token" decides before each token, "sequence" once, from the last prompt token's hidden
     state. The last layer starts at zero, so that every choice starts equally likely. Raises
-    ValueError on choices that are no temperatures, and on an unknown level.
+    ValueError on choices that are none or share a name, and on an unknown level. Choices and level
+    belong to the state: weights that were saved under others are refused.
     """
 
     def __init__(self, n_embd, choices=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), level="token",
@@ -41,6 +43,9 @@ class AdaptiveDecoder(nn.Module):
         super().__init__()
         require(level in LEVELS, f"unknown level {level!r}; choose from {LEVELS}")
         self.choices = checked_choices(choices)
+        self.names = tuple(map(choice_name, self.choices))
+        require(len(set(self.names)) == len(self.names),
+                f"choices are {self.names}; give distinct ones")
         self.level = level
         self.n_embd = n_embd
         n_hidden = n_embd if n_hidden is None else n_hidden  # our choice; the paper's is not known
@@ -63,6 +68,13 @@ class AdaptiveDecoder(nn.Module):
     def response(self, hidden):
         """Of response-aligned hidden states, those that decide.  (B,T,C) -> (B,T,K) or (B,1,K)"""
         return self(hidden if self.level == "token" else hidden[:, :1])
+
+    def get_extra_state(self):
+        return dict(choices=list(self.names), level=self.level)
+
+    def set_extra_state(self, saved):
+        require(saved == self.get_extra_state(),
+                f"these weights are of {saved}; this decoder is of {self.get_extra_state()}")
 
 
 @dataclass
@@ -101,44 +113,60 @@ def draw(logps, generator=None):
     return (logps + gumbel.to(logps.device)).argmax(-1)
 
 
+@contextlib.contextmanager
+def as_evaluated(model):
+    """Without dropout for a while: noise would part policy from reference, sampler from scorer."""
+    switched = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in switched:
+            module.training = True
+
+
+@torch.inference_mode(False)  # what it returns may be trained on
 @torch.no_grad()
 def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
              eos=None, generator=None):
     """Sample one response a prompt.  B token lists, of unequal lengths too -> Rollout
 
-    Give a decoder, or a temperature: a number, a table that broadcasts to (B, max_new_tokens), or a
-    function of what was written, tokens (B,t) -> temperatures (B,). tau_select "greedy" takes the
-    decoder's most likely temperature (equation 4), "sample" draws one (equation 5). Raises
-    ValueError when prompt and max_new_tokens exceed the model's context.
+    Give a decoder, or a temperature: one choice, a table of numbers that broadcasts to (B,
+    max_new_tokens), or a function of what was written, tokens (B,t) -> B choices for column t.
+    tau_select "greedy" takes the decoder's most likely choice (equation 4), "sample" draws one
+    (equation 5). eos: the id that ends a response, or several, or None. A model in train() mode is
+    in eval() mode for the while. Raises ValueError when prompt and max_new_tokens exceed the
+    model's context.
     """
-    idx, lengths, plan = checked_request(model, prompts, max_new_tokens, decoder, temperature,
-                                         tau_select, eos, generator)
-    B, T = len(idx), max_new_tokens
+    request = checked_request(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
+                              generator)
+    idx, lengths, T, plan, eos = request
+    B = len(idx)
     everyone = torch.arange(B, device=idx.device)
     places = response_places(lengths, T)  # (B,T): of response tokens in idx
     tau_idx = torch.zeros_like(places)
     unfinished = torch.ones_like(lengths, dtype=torch.bool)
     for t in range(T):
-        logits, hidden = model(idx[:, :places[:, t].max()])  # (B,S,V), (B,S,C)
+        with as_evaluated(model):
+            logits, hidden = model(idx[:, :places[:, t].max()])  # (B,S,V), (B,S,C)
         newest = places[:, t] - 1
         logits, hidden = logits[everyone, newest], hidden[everyone, newest]  # (B,V), (B,C)
         require((logits < math.inf).all(), "the model gives logits that are NaN or infinite")
 
-        # the temperature: one of the decoder's, at every token or once a response, or the given one
+        # the choice: one of the decoder's, at every token or once a response, or the given one
         if decoder is None:
-            taus, k = plan(idx.gather(1, places[:, :t])).unique(return_inverse=True)  # (K,), (B,)
-            temperatures = taus.tolist()
+            choices, k = plan(idx.gather(1, places[:, :t]))  # K choices, (B,)
         elif t == 0 or decoder.level == "token":
-            temperatures = decoder.choices
+            choices = decoder.choices
             tau_logps = decoder(hidden)  # (B,K)
             k = tau_logps.argmax(-1) if tau_select == "greedy" else draw(tau_logps, generator)
 
-        # the word: from the distribution that this temperature makes of the logits
-        every_tau = torch.stack([word_logps(logits, tau) for tau in temperatures], 1)  # (B,K,V)
-        words = draw(every_tau[everyone, k], generator)  # (B,)
+        # the word: from the distribution that this choice makes of the logits
+        every = torch.stack([word_logps(logits, choice) for choice in choices], 1)  # (B,K,V)
+        words = draw(every[everyone, k], generator)  # (B,)
         idx[everyone, places[:, t]] = words
         tau_idx[:, t] = k
-        unfinished &= words != (-1 if eos is None else eos)
+        unfinished &= ~torch.isin(words, eos)
         if not unfinished.any():
             break
     return rollout_of(idx, lengths, tau_idx, decoder, eos)
@@ -146,35 +174,56 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
 
 def checked_request(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
                     generator):
-    """The arguments of `generate`, checked.  -> idx (B, longest + max_new_tokens), lengths, plan
+    """The arguments of `generate`, checked.  -> idx (B, longest + T), lengths (B,), T, plan, eos
 
-    idx holds the prompts, lengths (B,) theirs. The plan gives the fixed temperatures of column t,
-    from the tokens written before it: (B,t) -> (B,).
+    idx holds the prompts, lengths theirs, eos (n,) the ids that end a response.
     """
     require((decoder is None) != (temperature is None), "give either a decoder or a temperature")
     require(tau_select in ("sample", "greedy"),
             f"unknown tau_select {tau_select!r}; choose 'sample' or 'greedy'")
-    require(isinstance(max_new_tokens, int) and max_new_tokens >= 1,
-            f"max_new_tokens is {max_new_tokens}; give a whole number >= 1")
-    for name, value, kind in (("eos", eos, int), ("generator", generator, torch.Generator)):
-        if not isinstance(value, (kind, type(None))):
-            raise TypeError(f"{name} is {value!r:.60}; give {kind.__name__} or None")
-    idx, lengths = right_padded(model, prompts, max(1, len(prompts)), max_new_tokens)
-    shape = len(idx), max_new_tokens
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise TypeError(f"generator is {generator!r:.60}; give a torch.Generator or None")
+    T = whole("max_new_tokens", max_new_tokens)
+    require(T >= 1, f"max_new_tokens is {T}; give a whole number >= 1")
+    idx, lengths = right_padded(model, prompts, max(1, len(prompts)), T)
+    ends = [] if eos is None else eos if isinstance(eos, (list, tuple, set)) else [eos]
+    eos = torch.tensor([whole("eos", end) for end in ends], dtype=torch.long, device=idx.device)
+    plan = None if decoder is not None else checked_plan(temperature, len(idx), T, idx.device)
+    return idx, lengths, T, plan, eos
 
-    def checked_taus(temperatures, shape):
-        """As a tensor of the shape that they broadcast to."""
-        taus = torch.as_tensor(temperatures, dtype=torch.float64, device=idx.device)
-        sizes = zip(reversed(taus.shape), reversed(shape))
-        fits = taus.dim() <= len(shape) and all(n in (1, wanted) for n, wanted in sizes)
-        if not fits or not ((0 <= taus) & (taus <= HOTTEST)).all():
-            raise ValueError(f"temperature is {taus.tolist()!r:.60}; give numbers from 0 to "
-                             f"{HOTTEST:g}, for {shape}")
-        return taus.expand(shape)
-    if callable(temperature):
-        return idx, lengths, lambda tokens: checked_taus(temperature(tokens), shape[:1])
-    table = None if decoder is not None else checked_taus(temperature, shape)
-    return idx, lengths, lambda tokens: table[:, tokens.shape[1]]
+
+def whole(name, x):
+    """Any kind of whole number as an int; TypeError otherwise."""
+    try:
+        return operator.index(x)
+    except TypeError:
+        raise TypeError(f"{name} is {x!r:.60}; give a whole number") from None
+
+
+def checked_plan(temperature, B, T, device):
+    """The choices that were given instead of a decoder, checked.
+
+    -> a function, tokens (B,t) -> K choices, index (B,): which of them each row has in column t.
+    """
+    if callable(temperature) and not hasattr(temperature, "name"):
+        def plan(tokens):
+            of_rows = temperature(tokens)
+            of_rows = of_rows.tolist() if torch.is_tensor(of_rows) else list(of_rows)
+            require(len(of_rows) == B, f"temperature gives {len(of_rows)} choices; give {B}")
+            number = {choice: k for k, choice in enumerate(dict.fromkeys(of_rows))}
+            return checked_choices(number), torch.tensor([number[x] for x in of_rows]).to(device)
+        return plan
+    choices, table = (temperature,), torch.zeros(B, T, dtype=torch.long)
+    if not callable(temperature):  # checked on the CPU: not every device has float64
+        taus = torch.as_tensor(temperature, dtype=torch.float64, device="cpu")
+        fits = taus.dim() <= 2 and all(n in (1, size) for n, size in zip(taus.shape[::-1], (T, B)))
+        require(fits and ((0 <= taus) & (taus <= HOTTEST)).all(),
+                f"temperature is {taus.tolist()!r:.60}; give numbers from 0 to {HOTTEST:g}, for "
+                f"{(B, T)}")
+        choices, table = taus.unique(return_inverse=True)
+        choices, table = choices.tolist(), table.expand(B, T)
+    table = table.to(device)
+    return lambda tokens: (choices, table[:, tokens.shape[1]])
 
 
 def right_padded(model, prompts, B, extra):
@@ -188,10 +237,11 @@ def right_padded(model, prompts, B, extra):
     longest = max(map(len, prompts))
     require(longest + extra <= context, f"a prompt of {longest} tokens and {extra} new ones exceed "
                                         f"the model's context of {context}; shorten one of them")
-    rows = [list(prompt) + [0] * (longest - len(prompt)) for prompt in prompts]
+    rows = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])
+    require(not rows.is_floating_point(), "prompts has numbers that are not whole; give ids")
     device = device_of(model)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    return F.pad(torch.tensor(rows, device=device), (0, extra)), lengths
+    return F.pad(rows.long().to(device), (0, extra)), lengths
 
 
 def device_of(model):
@@ -207,9 +257,9 @@ def response_places(lengths, T):
 def rollout_of(idx, lengths, tau_idx, decoder, eos):
     """Everything up to and with the end of text.  (B, longest + T), (B,), (B,T) -> Rollout"""
     tokens = idx.gather(1, response_places(lengths, tau_idx.shape[1]))
-    ends = tokens == (-1 if eos is None else eos)
+    ends = torch.isin(tokens, eos)
     mask = ends.cumsum(1) - ends.long() == 0  # no end of text before
-    tokens = tokens.where(mask, 0 if eos is None else eos)
+    tokens = tokens.where(mask, eos[0] if len(eos) else 0)
     tau_idx = tau_idx.where(mask, 0)
     if decoder is None:
         tau_idx = None
@@ -231,7 +281,8 @@ def aligned(model, prompts, tokens):
     B, T = tokens.shape
     idx, lengths = right_padded(model, prompts, B, T)
     places = response_places(lengths, T)  # (B,T)
-    logits, hidden = model(idx.scatter(1, places, tokens))
+    with as_evaluated(model):
+        logits, hidden = model(idx.scatter(1, places, tokens))
     rows = torch.arange(B, device=idx.device)[:, None]
     return logits[rows, places - 1], hidden[rows, places - 1]
 

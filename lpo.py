@@ -8,6 +8,9 @@ responses to a prompt the best is `chosen`, the worst `rejected`. The loss is DP
 and a variant is no more than a score: the temperature is a token beside the text (`joint`), a
 token alone (`separate`, equation 10), or a latent that is summed out (`latent`).
 
+Nothing here needs the choice to be a temperature: wherever tau_k stands, it may be any setting of a
+sampler, a function from logits to log-probabilities (`word_logps`). The losses do not change.
+
 B responses, T response tokens (padded), K temperatures, V words. Column t of every array is one
 sampling event: a temperature and the token drawn at it. Scores are sums over tokens, not means.
 """
@@ -31,7 +34,7 @@ class ResponseLogps:
     ref_tau_logps: torch.Tensor | None = None   # like tau_logps; None: none, uniform in `latent`
 
 
-# --- what a temperature does to logits ------------------------------------------------------------
+# --- what a choice, a temperature or a function, does to logits -----------------------------------
 
 
 def at_least_float32(x):
@@ -39,27 +42,35 @@ def at_least_float32(x):
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def word_logps(logits, tau):
-    """log softmax(logits / tau): the one place where a temperature is applied.  (...,V) -> (...,V)
+def word_logps(logits, choice):
+    """log P(word | choice): the one place where a choice is applied.  (...,V) -> (...,V)
 
-    Temperature 0 is the limit from above: all mass on the arg-max, on a tie on the lowest index.
+    A temperature tau gives log softmax(logits / tau). Temperature 0 is the limit from above: all
+    mass on the arg-max, on a tie on the lowest index. A function is called with the logits.
     """
     logits = at_least_float32(logits)
-    if tau < torch.finfo(logits.dtype).tiny:  # 0, or so small that 1 / tau would be infinite
+    if callable(choice):
+        return choice(logits)
+    if choice < torch.finfo(logits.dtype).tiny:  # 0, or so small that 1 / tau would be infinite
         return torch.full_like(logits, -math.inf).scatter(-1, logits.argmax(-1, True), 0.0)
     below_best = logits - logits.amax(-1, keepdim=True).detach()  # else a small tau overflows
-    return F.log_softmax(below_best / tau, dim=-1)
+    return F.log_softmax(below_best / choice, dim=-1)
 
 
-def temperature_logps(logits, tokens, temperatures):
-    """log P(y_t | tau_k) of each token at each temperature.  (B,T,V), (B,T), K floats -> (B,T,K)
+def temperature_logps(logits, tokens, choices):
+    """log P(y_t | tau_k) of each token at each choice.  (B,T,V), (B,T), K choices -> (B,T,K)
 
-    Raises ValueError on negative temperatures and on tokens that do not fit the logits.
+    Raises ValueError on choices that are none (`checked_choices`), on functions that do not give
+    log-probabilities, and on tokens that do not fit the logits.
     """
     require_kind("tokens", tokens, "long", logits.shape[:-1], logits.device)
     require(((tokens >= 0) & (tokens < logits.shape[-1])).all(), "tokens has ids outside 0..V-1")
-    of_tokens = [word_logps(logits, tau).gather(-1, tokens[..., None])
-                 for tau in checked_temperatures(temperatures)]
+    of_tokens = []
+    for choice in checked_choices(choices):
+        logps = word_logps(logits, choice)
+        if callable(choice):
+            require((logps.logsumexp(-1).abs() < 1e-3).all(), f"{choice} gives no distribution")
+        of_tokens.append(logps.gather(-1, tokens[..., None]))
     return torch.cat(of_tokens, dim=-1)
 
 
@@ -68,8 +79,7 @@ def temperature_logps(logits, tokens, temperatures):
 
 def drawn(logps, tau_idx):
     """The column of the temperature that was drawn.  (B,T,K), (B,T) or (B,1) -> (B,T)"""
-    index = tau_idx.expand(logps.shape[:2])
-    return logps.gather(-1, index[..., None]).squeeze(-1)
+    return logps.gather(-1, tau_idx.expand(logps.shape[:2])[..., None]).squeeze(-1)
 
 
 def log_ratio(logps, ref_logps):
@@ -190,12 +200,17 @@ def require_kind(name, x, kind, shape, device):
             f"{name} is {x.dtype} {*x.shape,} on {x.device}; give {kind} {*shape,} on {device}")
 
 
-def checked_temperatures(temperatures):
-    """As a tuple of floats; ValueError unless there are some, all from 0 to HOTTEST."""
-    taus = tuple(float(tau) for tau in temperatures)
-    require(taus and all(0 <= tau <= HOTTEST for tau in taus),
-            f"temperatures are {taus}; give numbers from 0 to {HOTTEST:g}")
-    return taus
+def checked_choices(choices):
+    """As a tuple, temperatures as floats; ValueError unless there are some and each is one.
+
+    A choice is a temperature from 0 to HOTTEST, or a function (...,V) -> (...,V) from logits to
+    log-probabilities, -inf for what it never draws, with a `name`.
+    """
+    choices = tuple(choice if callable(choice) else float(choice) for choice in choices)
+    fits = [hasattr(x, "name") if callable(x) else 0 <= x <= HOTTEST for x in choices]
+    require(choices and all(fits), f"choices are {choices}; give temperatures from 0 to "
+                                   f"{HOTTEST:g} or functions with a name")
+    return choices
 
 
 def prepared(r):

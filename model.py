@@ -127,8 +127,12 @@ class GPT(nn.Module):
 
     def load_hf_state_dict(self, state_dict):
         """Take GPT-2 weights under Hugging Face's names; ValueError if names or shapes differ."""
-        theirs = {name.removeprefix("transformer."): weight for name, weight in state_dict.items()
-                  if not name.endswith((".attn.bias", ".attn.masked_bias"))}  # causal-mask buffers
+        theirs = {}
+        for name, weight in state_dict.items():
+            for wrapper in ("_orig_mod.", "module.", "transformer."):  # the first two are torch's
+                name = name.removeprefix(wrapper)
+            if not name.endswith((".attn.bias", ".attn.masked_bias")):  # causal-mask buffers
+                theirs[name] = weight
         head = theirs.pop("lm_head.weight", None)
         if head is not None and not torch.equal(head, theirs.get("wte.weight", head[:0])):
             raise ValueError("lm_head.weight differs from wte.weight; give tied weights")

@@ -455,13 +455,14 @@ def split_of(prompt):
 
 def prompts(task, split, n, rng):
     """n prompts of a split, without a repeat as long as new ones turn up."""
-    found, tries = {}, 0
+    found, in_vain = {}, 0
     while len(found) < n:
-        prompt, tries = TASKS[task].ask(rng), tries + 1
-        if tries > 200 * n:
-            raise ValueError(f"{task!r} has fewer than {n} {split} prompts; ask for fewer")
-        if split_of(prompt) == split:
-            found[prompt] = None
+        prompt = TASKS[task].ask(rng)
+        in_vain += 1
+        if split_of(prompt) == split and prompt not in found:
+            found[prompt], in_vain = None, 0
+        if in_vain > 5000 + 50 * len(found):
+            raise ValueError(f"{task!r} has {len(found)} {split} prompts, not {n}; ask for fewer")
     return list(found)
 
 

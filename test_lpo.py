@@ -16,6 +16,7 @@ from decoder import AdaptiveDecoder, Rollout, draw, generate, response_logps
 from fast.generate import sample
 from lpo import VARIANTS, ResponseLogps, lpo_loss, nll_loss, score, temperature_logps, word_logps
 from model import GPT, GPTConfig
+from toy.samplers import min_p, top_p
 from train_toy import make_pairs
 
 torch.set_num_threads(1)  # the tensors are tiny: threads only cost
@@ -280,13 +281,16 @@ def test_bad_input_is_a_clear_error():
         with pytest.raises(ValueError, match="exact_sequence"):
             score(made_up(level), variant, exact_sequence=True)
     for taus in ((-0.1,), (math.nan,), (math.inf,), (), (1.0, 1.0)):
-        with pytest.raises(ValueError, match="temperatures"):
+        with pytest.raises(ValueError, match="choices"):
             AdaptiveDecoder(8, taus)
-    with pytest.raises(ValueError, match="temperatures"):
+    with pytest.raises(ValueError, match="choices"):
         temperature_logps(torch.zeros(1, 1, 2), torch.zeros(1, 1).long(), (-1.0,))
 
 
 # --- model.py and decoder.py ---------------------------------------------------------------------
+
+
+SETTINGS = (0.5, top_p(0.7, 2.0), min_p(0.2))
 
 
 def rough_model(V=11, block_size=16, seed=0, dtype=torch.float64):
@@ -401,8 +405,13 @@ POLICIES = {
     "one a column": dict(temperature=torch.linspace(0, 2, 40)),
     "one a token": dict(temperature=torch.arange(640.0).view(16, 40) % 7 / 3),
     "what was written": dict(temperature=lambda tokens: 0.1 * tokens.sum(1) % 1.5),
+    "a setting": dict(temperature=top_p(0.6, 2.0)),
+    "settings by what was written": dict(temperature=lambda tokens: [
+        SETTINGS[total % 3] for total in tokens.sum(1).tolist()]),
     **{f"{level} level, {select}": dict(decoder=rough_decoder(level), tau_select=select)
-       for level in ("token", "sequence") for select in ("sample", "greedy")}}
+       for level in ("token", "sequence") for select in ("sample", "greedy")},
+    **{f"settings, {level} level": dict(decoder=rough_decoder(level, SETTINGS))
+       for level in ("token", "sequence")}}
 
 
 def assert_same(ours, theirs):
@@ -513,8 +522,10 @@ def test_every_temperature_and_text_by_enumeration():
     """V = 3, T = 3, K = 3: probabilities of all (temperature, text) strings sum to 1, the latent
     score's policy half is the log of the marginal, and the sampler draws from it (odds 1e-4)."""
     V, T, prompt = 3, 3, [1, 2]
-    for level in ("token", "sequence"):
-        model, decoder = rough_model(V), rough_decoder(level, (0.0, 0.5, 1.5))
+    cut = min_p(0.6, 3.0)  # two of three words or one
+    for level, choices in itertools.product(("token", "sequence"), ((0.0, 0.5, 1.5),
+                                                                    (0.0, cut, 1.5))):
+        model, decoder = rough_model(V), rough_decoder(level, choices)
         texts = torch.tensor(list(itertools.product(range(V), repeat=T)))  # (27,3)
         full = torch.ones(len(texts), T, dtype=torch.bool)
         marginals = torch.zeros(len(texts), dtype=torch.float64)
@@ -577,3 +588,16 @@ def test_pairs_prefer_and_drop_ties():
     assert make_pairs(scores, "top-k", second, k=2) == ([3, 9], [2, 11])
     with pytest.raises(ValueError, match="top_k"):
         make_pairs(scores, "top-k", second, k=3)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.uint64, np.float16, object])
+def test_pairs_of_any_kind_of_number(dtype):
+    """Bugs: the order of unsigned numbers by -x, 255 for 1; bools, which have no minus; lists."""
+    rewards = np.array([[0, 1, 1], [1, 0, 0]]).astype(dtype)
+    assert make_pairs(rewards) == make_pairs(rewards.tolist()) == ([1, 3], [0, 5])
+
+
+def test_what_rounding_leaves_is_a_tie():
+    """.1 + .2 is no better than .3; a hundred-thousandth of the reward is better."""
+    assert make_pairs([[0.1 + 0.2, 0.3], [3e7 + 1, 3e7], [0.0, 0.0]]) == ([], [])
+    assert make_pairs([[1.00001, 1.0], [-1.0, -1.00001], [0.0, 1e-12]]) == ([0, 2, 5], [1, 3, 4])

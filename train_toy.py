@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from decoder import AdaptiveDecoder, aligned, response_logps
-from lpo import drawn, lpo_loss, nll_loss
+from lpo import drawn, lpo_loss, nll_loss, require
 from tasks import EXPERIMENTS, TASKS, encode
 from toy import plots, rows
 from toy.check_task import check_task
@@ -31,22 +31,45 @@ from toy.options import PAIRINGS, parse
 from toy.pretrain import base_key, base_model
 from toy.stages import Job, Stages, code_of, randomness, write
 
+TIE = 1e-6  # of the larger reward: what single precision leaves of a sum of some dozen numbers
+
 # --- LPO: sample, score, pair, update -------------------------------------------------------------
+
+
+def real_numbers(name, values):
+    """As (P,N) float64; ValueError unless all are finite numbers.
+
+    Unsigned ones would wrap around when the order is reversed, and bools have no minus.
+    """
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {values!r:.60} are no numbers; give an array (P,N)") from None
+    require(numbers.ndim == 2 and np.isfinite(numbers).all(),
+            f"{name}: {values!r:.60} of shape {numbers.shape}; give finite numbers (P,N)")
+    return numbers
 
 
 def make_pairs(rewards, pairing="best-worst", second=None, k=3):
     """Chosen and rejected of each prompt, ties dropped.  (P,N) -> two lists of indices into P*N
 
+    Rewards are any real numbers; a difference below TIE of the larger one's size is a tie, since
+    sums in another order differ by as much.
+
     best-worst: the best against the worst. all: every pair of unequal rewards. top-k: among the k
     best the best by the second (P,N) criterion, against the worst by it among the k worst, as the
-    paper does where two scores matter. Raises ValueError on NaN and on an unknown pairing.
+    paper does where two scores matter. Raises ValueError on rewards that are not finite numbers or
+    not (P,N), and on an unknown pairing.
     """
     if pairing not in PAIRINGS:
         raise ValueError(f"unknown pairing {pairing!r}; choose from {', '.join(PAIRINGS)}")
+    rewards = real_numbers("rewards", rewards)
+    if pairing == "top-k":
+        second = real_numbers("the second criterion", second)
+        require(second.shape == rewards.shape, f"the second criterion is {second.shape}; give "
+                                               f"{rewards.shape}, as the rewards")
     if pairing == "top-k" and not 1 <= k <= rewards.shape[1] // 2:
         raise ValueError(f"top_k is {k}; of {rewards.shape[1]} responses give 1 to half")
-    if np.isnan(rewards).any():
-        raise ValueError("a reward is NaN; give numbers")
     chosen, rejected = [], []
     for p, of_prompt in enumerate(rewards):
         ranked = np.argsort(-of_prompt, kind="stable")  # best first
@@ -58,7 +81,8 @@ def make_pairs(rewards, pairing="best-worst", second=None, k=3):
             top, bottom = ranked[:k], ranked[-k:]
             candidates = [(top[second[p][top].argmax()], bottom[second[p][bottom].argmin()])]
         for better, worse in candidates:
-            if of_prompt[better] > of_prompt[worse]:
+            size = max(abs(of_prompt[better]), abs(of_prompt[worse]))
+            if of_prompt[better] - of_prompt[worse] > TIE * size:
                 chosen.append(p * len(of_prompt) + int(better))
                 rejected.append(p * len(of_prompt) + int(worse))
     return chosen, rejected
@@ -204,6 +228,10 @@ def stage_keys(cfg):
 def main(cfg):
     for name in dict.fromkeys(name for e in cfg.experiments for name in EXPERIMENTS[e]):
         check_task(name)
+    for experiment in cfg.experiments:  # what is refused is refused before the pretraining
+        for split, n in dict(train=cfg.prompts, validation=cfg.oracle_prompts,
+                             test=cfg.test_prompts).items():
+            draw_prompts(experiment, split, n, np.random.default_rng(0))
     run = Stages(cfg.out, {job.name: cost for job, cost in jobs(cfg)}, cfg.device)
     of_fixed, of_adaptive = stage_keys(cfg)
     table, samples, runs = [], [], []

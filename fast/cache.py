@@ -23,6 +23,7 @@ class Cache:
     padded on the right; what padding left behind is masked until later tokens, at their own places,
     overwrite it.
     """
+    recordable = True  # its tensors stay in place
 
     def __init__(self, model, batch, length):
         self.length = length

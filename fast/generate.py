@@ -7,11 +7,14 @@ longer than running them. Tests hold it to the plain loop, token for token with 
 
 B responses, of which R are not finished; T columns; K temperatures; V words; C hidden width.
 """
+import contextlib
+import functools
 import math
 
 import torch
 
-from decoder import checked_request, draw, response_places, rollout_of
+from decoder import as_evaluated, checked_request, draw, response_places, rollout_of
+from lpo import word_logps
 
 COLUMNS = dict(cpu=16, cuda=32)  # that a graph serves, and between two looks for finished rows
 
@@ -29,37 +32,35 @@ def sample(logits, tau, generator=None):
     return (logits - tau[:, None] * noise.to(logits.device)).argmax(-1)
 
 
+@torch.inference_mode(False)  # what it returns may be trained on
 @torch.no_grad()
 def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
              eos=None, generator=None):
     """Sample one response a prompt, as decoder.generate does.  B token lists -> Rollout"""
-    idx, lengths, plan = checked_request(model, prompts, max_new_tokens, decoder, temperature,
-                                         tau_select, eos, generator)
-    writing = Writing(model, idx, lengths, max_new_tokens, decoder, tau_select == "greedy",
-                      generator)
-    replans = callable(temperature)  # each column anew, from what was written
-    if decoder is None and not replans:  # all of them now: only the number of columns counts
-        taus = torch.stack([plan(idx[:, :t]) for t in range(max_new_tokens)], 1)  # (B,T)
-        writing.planned.scatter_(1, writing.places, taus.float())
-    graphs = writing.cache is not None and idx.is_cuda and not replans and (
-        generator is None or generator.device.type == "cuda")
-    stride = COLUMNS["cuda" if graphs else "cpu"]
-    longest = idx.shape[1] - max_new_tokens
-    step = writing.from_newest
-    for column in range(max_new_tokens):
-        if eos is not None and column and column % stride == 0:  # the only wait for the device
-            if not writing.drop_finished(column, eos):
-                break
-        if replans:
-            writing.plan_column(column, plan)
-        if column == 0 or writing.cache is None:
-            writing.from_start(longest + column, check=column == 0)
-            continue
-        if graphs and (column == 2 or column % stride == 0):  # the first step warms up
-            last = min(column - column % stride + stride, max_new_tokens) - 1
-            step = writing.record(longest + last)
-        step()
-    return rollout_of(writing.idx, lengths, writing.tau_idx.gather(1, writing.places), decoder, eos)
+    request = checked_request(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
+                              generator)
+    idx, lengths, T, plan, eos = request
+    device = torch.cuda.device(idx.device) if idx.is_cuda else contextlib.nullcontext()
+    # autocast would write keys and values of another type than the cache has
+    with as_evaluated(model), device, torch.autocast(idx.device.type, enabled=False):
+        writing = Writing(model, idx, lengths, T, decoder, tau_select == "greedy", generator)
+        replans = callable(temperature) and not hasattr(temperature, "name")
+        if decoder is None and not replans:
+            writing.plan_all(plan)
+        writing.write(T, eos, plan if replans else None)
+    return rollout_of(idx, lengths, writing.tau_idx.gather(1, writing.places), decoder, eos)
+
+
+@functools.cache
+def shared_memory(device):
+    """A recording that is never replayed and keeps the memory that all others of a device share.
+
+    Each on its own would leave its memory unusable for the next.
+    """
+    keeper = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(keeper):
+        torch.zeros(1, device=device)
+    return keeper
 
 
 class Writing:
@@ -74,24 +75,58 @@ class Writing:
         self.idx = idx  # (B, longest prompt + T)
         self.places = response_places(lengths, T)  # (B,T): of response tokens in idx
         self.tau_idx = torch.zeros_like(idx)
-        if decoder is None:
-            self.planned = torch.zeros(idx.shape, device=idx.device)  # temperatures, at their place
-        else:
-            self.choices = torch.tensor(decoder.choices, device=idx.device)  # (K,)
+        self.planned = torch.zeros_like(idx)  # which choice, at its place
+        if decoder is not None:
+            self.set_choices(decoder.choices)
         self.decides = decoder is not None
         # of the R rows that go on: their numbers, their newest token and its place
         self.rows = torch.arange(len(idx), device=idx.device)
         self.pos = lengths - 1
         self.newest = torch.zeros_like(lengths)
-        self.chosen = torch.zeros_like(lengths)  # which temperature
+        self.chosen = torch.zeros_like(lengths)  # which choice
         self.cache = model.new_cache(*idx.shape) if hasattr(model, "new_cache") else None
         self.graphs = []
 
+    def write(self, T, eos, plan=None):
+        """T columns, or fewer once all rows have an end of text; a plan makes each column anew."""
+        recordable = self.idx.is_cuda and getattr(self.cache, "recordable", False)
+        graphs = recordable and plan is None and (
+            self.generator is None or self.generator.device.type == "cuda")
+        stride = COLUMNS["cuda" if graphs else "cpu"]
+        longest = self.idx.shape[1] - T
+        step = self.from_newest
+        for column in range(T):
+            if len(eos) and column and column % stride == 0:  # the only wait for the device
+                if not self.drop_finished(column, eos):
+                    break
+            if plan is not None:
+                self.plan_column(column, plan)
+            if column == 0 or self.cache is None:
+                self.from_start(longest + column, check=column == 0)
+                continue
+            if graphs and (column == 2 or column % stride == 0):  # the first step warms up
+                last = min(column - column % stride + stride, T) - 1
+                step = self.record(longest + last)
+            step()
+
+    def set_choices(self, choices):
+        self.choices = choices
+        self.taus = None  # (K,) where all are temperatures, which `sample` draws from at once
+        if not any(map(callable, choices)):
+            self.taus = torch.tensor(choices, device=self.idx.device)
+
+    def plan_all(self, plan):
+        """The given choices of all columns: only the number of columns before one counts."""
+        for t in range(self.places.shape[1]):
+            choices, k = plan(self.idx[:, :t])  # the same choices for each
+            self.planned.scatter_(1, self.places[:, t, None], k[:, None])
+        self.set_choices(choices)
+
     def plan_column(self, column, plan):
-        """Fill in the fixed temperatures of a column, from the tokens before it."""
-        written = self.idx.gather(1, self.places[:, :column])  # (B,column)
-        here = self.places[:, column, None]
-        self.planned.scatter_(1, here, plan(written)[:, None].float())
+        """The given choices of a column, from the tokens before it."""
+        choices, k = plan(self.idx.gather(1, self.places[:, :column]))  # (B,column)
+        self.set_choices(choices)
+        self.planned.scatter_(1, self.places[:, column, None], k[:, None])
 
     def from_start(self, width, check):
         """Draw a column from all tokens up to a width; each row's newest is at its own place."""
@@ -108,7 +143,7 @@ class Writing:
         self.draw_column(*self.cache.step(self.newest, self.pos))
 
     def draw_column(self, logits, hidden):
-        """A temperature and a token a row, at the next place.  (R,V), (R,C)"""
+        """A choice and a token a row, at the next place.  (R,V), (R,C)"""
         self.pos += 1
         next_place = self.rows, self.pos
         if self.decides:
@@ -116,12 +151,19 @@ class Writing:
             self.chosen = tau_logps.argmax(-1) if self.greedy else draw(tau_logps, self.generator)
             self.decides = self.decoder.level == "token"  # "sequence": in the first column only
         if self.decoder is None:
-            taus = self.planned[next_place]
+            self.chosen = self.planned[next_place]
         else:
-            taus = self.choices[self.chosen]
             self.tau_idx[next_place] = self.chosen
-        self.newest.copy_(sample(logits, taus, self.generator))
+        self.newest.copy_(self.words(logits))
         self.idx[next_place] = self.newest
+
+    def words(self, logits):
+        """One draw a row, each from the distribution of its own choice.  (R,V) -> (R,)"""
+        if self.taus is not None:
+            return sample(logits, self.taus[self.chosen], self.generator)
+        every = torch.stack([word_logps(logits, choice) for choice in self.choices])  # (K,R,V)
+        rows = torch.arange(len(logits), device=logits.device)
+        return draw(every[self.chosen, rows], self.generator)
 
     def record(self, width):
         """from_newest() as a CUDA graph that serves up to a width of tokens.  -> its replay"""
@@ -131,7 +173,7 @@ class Writing:
         self.cache.used = width - 1  # the step to be recorded adds one
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # torch.cuda.graph would wait for the device
-            graph.capture_begin()
+            graph.capture_begin(shared_memory(self.idx.device).pool())
             self.from_newest()
             graph.capture_end()
         torch.cuda.current_stream().wait_stream(stream)
@@ -141,7 +183,7 @@ class Writing:
     def drop_finished(self, column, eos):
         """Keep the rows without an end of text in the columns so far.  -> is any left?"""
         tokens = self.idx[self.rows[:, None], self.places[self.rows, :column]]
-        kept = (tokens != eos).all(1).nonzero()[:, 0]
+        kept = (~torch.isin(tokens, eos)).all(1).nonzero()[:, 0]
         if len(kept) < len(self.rows):
             self.rows = self.rows[kept]
             self.pos = self.pos[kept]

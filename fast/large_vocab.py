@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from lpo import checked_temperatures, marginal, require, require_kind
+from lpo import checked_choices, marginal, require, require_kind
 from lpo import temperature_logps as plain_temperature_logps
 
 
@@ -144,7 +144,9 @@ def checked(logits, tokens, temperatures, tau_logps=None):
     B, T, V = logits.shape
     require_kind("tokens", tokens, "long", (B, T), logits.device)
     require(((tokens >= 0) & (tokens < V)).all(), f"tokens has ids outside 0 to {V - 1}")
-    temperatures = checked_temperatures(temperatures)
+    temperatures = checked_choices(temperatures)
+    require(not any(map(callable, temperatures)),
+            f"temperatures are {temperatures}; give numbers (lpo.py takes functions too)")
     if tau_logps is not None:
         L = 1 if tau_logps.shape[1:2] == (1,) else T
         require_kind("tau_logps", tau_logps, "float", (B, L, len(temperatures)), logits.device)

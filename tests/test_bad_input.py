@@ -353,7 +353,7 @@ def test_prompts_and_temperatures_by_hand():
         with refuses("temperature"):
             generate(model, [[1], [2]], 2, temperature=temperature)
     for taus in ((), (1.0, 1.0), (-1.0,), (math.nan,), (math.inf, 0.0)):
-        with refuses("temperatures"):
+        with refuses("choices"):
             AdaptiveDecoder(8, taus)
     with refuses("level"):
         AdaptiveDecoder(8, level="word")
@@ -463,8 +463,12 @@ def test_every_reward_takes_any_text(text, seed, name):
 
 def test_rewards_that_order_nothing_are_refused():
     """Bugs: a NaN that argsort calls the worst; another pairing's name taken for best-worst."""
-    with refuses("reward is NaN"):
-        train_toy.make_pairs(np.array([[1.0, math.nan, 0.0]]))
+    for rewards in ([[1.0, math.nan, 0.0]], [[math.inf, 0.0]], [[0.0, -math.inf]], [["a", "b"]],
+                    [[object(), 1.0]], [1.0, 2.0], [[[1.0]]], [[1.0, 2.0], [3.0]], [[1j, 0.0]]):
+        with refuses("rewards"):
+            train_toy.make_pairs(rewards)
+    with refuses("second criterion"):
+        train_toy.make_pairs([[1.0, 0.0]], "top-k", [[1.0, 0.0, 2.0]], k=1)
     with refuses("best-wurst"):
         train_toy.make_pairs(np.array([[1.0, 0.0]]), "best-wurst")
 

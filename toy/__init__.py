@@ -1,6 +1,7 @@
 """What the main job needs beside the method.
 
     options.py     the command line: one frozen dataclass, whose fields are the flags
+    samplers.py    sampler settings that may stand where a temperature does
     stages.py      finished stages kept in files; the progress line
     pretrain.py    the base model: a small GPT on the noisy corpus
     evaluate.py    every fixed temperature, the oracle, a trained decoder; win rates and votes

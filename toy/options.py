@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import torch
 
-from decoder import LEVELS, checked_choices
+from decoder import LEVELS, AdaptiveDecoder
 from lpo import VARIANTS
 from model import GPTConfig
 from tasks import EXPERIMENTS, TASKS
@@ -104,7 +104,10 @@ def checked(cfg):
         cfg = replace(cfg, temperatures=tuple(map(float, cfg.temperatures)))
     except (ValueError, TypeError):
         raise ValueError(f"--temperatures is {cfg.temperatures}; give numbers") from None
-    checked_choices(cfg.temperatures)
+    AdaptiveDecoder(1, cfg.temperatures)
+    if not any(cfg.temperatures):
+        raise ValueError("--temperatures 0 writes one response a prompt, which makes no pair; give "
+                         "one above 0 too")
     GPTConfig(1, 1, cfg.n_layer, cfg.n_head, cfg.n_embd)
     if cfg.pairing == "top-k":
         for experiment in cfg.experiments:
