@@ -222,7 +222,7 @@ def stage_keys(cfg):
                if name.startswith(("temperatures", "test", "votes", "oracle"))}
     of_fixed = [base_key(cfg), of_test, code_of(
         "lpo.py", "decoder.py", "fast/generate.py", "fast/cache.py", "toy/evaluate.py")]
-    return of_fixed, [of_fixed, options, code_of("train_toy.py")]
+    return of_fixed, [of_fixed, options, code_of("train_toy.py", "toy/rows.py")]
 
 
 def main(cfg):

@@ -52,15 +52,13 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
 
 
 @functools.cache
-def shared_memory(device):
-    """A recording that is never replayed and keeps the memory that all others of a device share.
-
-    Each on its own would leave its memory unusable for the next.
-    """
-    keeper = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(keeper):
+def recorder(device):
+    """What all recordings of a device share: a stream, and memory, kept by a recording that is
+    never replayed. Each with its own would leave memory behind that the next cannot use."""
+    stream, keeper = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(keeper, stream=stream):
         torch.zeros(1, device=device)
-    return keeper
+    return stream, keeper
 
 
 class Writing:
@@ -167,13 +165,13 @@ class Writing:
 
     def record(self, width):
         """from_newest() as a CUDA graph that serves up to a width of tokens.  -> its replay"""
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        graph, (stream, keeper) = torch.cuda.CUDAGraph(), recorder(self.idx.device)
         if self.generator is not None:
             graph.register_generator_state(self.generator)
         self.cache.used = width - 1  # the step to be recorded adds one
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # torch.cuda.graph would wait for the device
-            graph.capture_begin(shared_memory(self.idx.device).pool())
+            graph.capture_begin(keeper.pool())
             self.from_newest()
             graph.capture_end()
         torch.cuda.current_stream().wait_stream(stream)

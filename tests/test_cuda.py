@@ -1,12 +1,16 @@
 """The same numbers on a GPU; skipped where there is none."""
+import contextlib
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from decoder import aligned, response_logps
+from decoder import AdaptiveDecoder, aligned, response_logps
 from fast.generate import generate, sample
 from lpo import temperature_logps
-from test_lpo import END, PROMPTS, chi_square_p, rough_decoder, rough_model
+from model import GPT, GPTConfig
+from test_lpo import END, PROMPTS, SETTINGS, chi_square_p, rough_decoder, rough_model
 from test_train_toy import run
 from toy.options import Config
 from toy.pretrain import pretrain
@@ -82,3 +86,52 @@ def test_recorded_pretraining_steps_are_the_steps():
 
 def test_the_main_job_runs_on_the_gpu(tmp_path):
     assert run(tmp_path, "--device", "cuda")["rows"]
+
+
+def test_memory_stays_flat_over_200_calls():
+    """At GPT-2's vocabulary, where a recording holds arrays of 50,257 words a row. Bug: each call's
+    recordings keep memory that the next cannot use, until there is none left."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(50_257, 64, 1, 2, 16)).cuda()
+    decoder, reserved = AdaptiveDecoder(16).cuda(), []
+    for _ in range(200):
+        generate(model, [[1, 2]] * 256, 40, decoder=decoder)
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] <= reserved[4], reserved[::20]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
+def test_a_gpu_that_is_not_the_current_one():
+    """The model decides where work is done. Bug: recorded on the current device's stream, the steps
+    write text of nothing, and later calls fail."""
+    model, decoder = rough_model(block_size=64), rough_decoder()
+    here, there = [(copy.deepcopy(model).to(f"cuda:{i}"), copy.deepcopy(decoder).to(f"cuda:{i}"))
+                   for i in (0, 1)]
+    texts = []
+    for net, head in (here, there, here, there):
+        for policy in (dict(temperature=0), dict(decoder=head)):
+            rollout = generate(net, PROMPTS * 5, 50, eos=END, **policy, generator=torch.Generator(
+                head.mlp[0].weight.device).manual_seed(3))
+            texts.append(rollout.tokens.cpu())
+    assert torch.cuda.current_device() == 0
+    for i, one in enumerate(texts):
+        assert torch.equal(one, texts[i % 2]), i
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_settings_and_autocast_on_the_gpu(level):
+    """Truncating choices are recorded too; under autocast the cache keeps the weights' type."""
+    for context in (contextlib.nullcontext(), torch.autocast("cuda", dtype=torch.bfloat16)):
+        rollouts = []
+        for device in ("cpu", "cuda"):
+            model = rough_model(block_size=64).to(device)
+            decoder = rough_decoder(level, SETTINGS).to(device)
+            with context:
+                rollouts.append(generate(model, PROMPTS, 40, decoder=decoder, eos=END,
+                                         generator=torch.Generator().manual_seed(2)))
+        assert torch.equal(rollouts[0].tokens, rollouts[1].tokens.cpu())
+    gen = torch.Generator("cuda").manual_seed(0)
+    rollout = generate(model, [[1, 2]] * 20_000, 3, decoder=decoder, generator=gen)  # recorded
+    logps = response_logps(model, decoder, [[1, 2]] * 20_000, rollout)
+    chosen = logps.text_logps.gather(-1, rollout.tau_idx.expand(-1, 3)[..., None])
+    assert chosen.isfinite().all()  # nothing that its setting never draws

@@ -83,6 +83,84 @@ def test_several_blocks_and_threads(version, shape, threads):
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("shape, rows", [((3, 3), [6, 3]), ((2, 5), [5, 5]), ((1, 9), [8, 1]),
+                                         ((9, 1), [8, 1]), ((2, 8), [8, 8])])
+def test_blocks_are_as_large_as_the_cache(shape, rows):
+    """2^20 powers are 8 rows of 2 warm temperatures and 2^16 words: whole responses as far as they
+    fit, else 8 tokens of one. Each row comes once, on one thread inside operations. Bugs: a size
+    that forgets the temperatures or counts the cold one, rows twice, threads within threads."""
+    seen, blocks, inside = torch.zeros(shape), [], set()
+
+    def weigh(at, logps):
+        seen[at] += 1
+        blocks.append(logps.shape[0] * logps.shape[1])
+        inside.add(torch.get_num_threads())
+    torch.set_num_threads(2)
+    try:
+        large_vocab.by_blocks(torch.zeros(*shape, 2**16), torch.zeros(shape).long(),
+                              (0.0, 0.5, 1.0), weigh)
+    finally:
+        torch.set_num_threads(1)
+    assert sorted(blocks, reverse=True) == rows and (seen == 1).all() and inside == {1}
+
+
+def test_as_many_threads_as_torch_has(monkeypatch):
+    """Each takes blocks until none is left, in room for no more rows than there are. Bugs: one
+    works and the others wait; a fixed number; megabytes for two powers."""
+    works, sizes, empty = [], [], torch.empty
+    monkeypatch.setattr(torch, "empty", lambda n, **how: sizes.append(n) or empty(n, **how))
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, work):
+            works.append(work)
+            return super().submit(work)
+    monkeypatch.setattr(large_vocab, "ThreadPoolExecutor", Pool)
+    torch.set_num_threads(3)
+    try:
+        large_vocab.by_blocks(torch.zeros(1, 1, 2), torch.zeros(1, 1).long(), (1.0,),
+                              lambda at, logps: None)
+    finally:
+        torch.set_num_threads(1)
+    assert len(works) == 3 and sizes == [2, 2, 2]
+
+
+@pytest.mark.parametrize("version", LEAN)
+def test_the_smallest_powers_are_exactly_zero(version):
+    """In float32 below 2^-63, the root of the smallest normal number 2^-126: a power of 2^-60 has a
+    gradient of -2^-60 / tau, one of 2^-66 none. Bugs: no limit, where arithmetic is slow; a limit
+    that cuts off what counts."""
+    tau = 0.5
+    logits = torch.tensor([[[0.0, -60.0, -66.0]]]) * math.log(2) * tau
+    case = logits, torch.tensor([[0]]), (tau,), torch.zeros(1, 1, 1)
+    _, grad, _ = value_and_gradients(version, case)
+    assert grad[0, 0, 1].item() == pytest.approx(-(2.0 ** -60) / tau, rel=1e-4)
+    assert grad[0, 0, 2] == 0
+
+
+def test_a_gradient_too_large_for_its_type_is_no_nan():
+    """1000 / tau is beyond float32 at tau = 2e-38, and what it multiplies is 0: the best word is
+    drawn with certainty, so that its gradient is 0. Bug: inf * 0."""
+    logits = torch.tensor([[[0.0, -1.0]]], requires_grad=True)
+    value = large_vocab.temperature_logps(logits, torch.tensor([[0]]), (2e-38,))
+    value.backward(torch.full((1, 1, 1), 1000.0))
+    assert value.item() == 0 and logits.grad.tolist() == [[[0.0, 0.0]]]
+
+
+def test_the_gradient_to_logits_by_hand():
+    """Two words, logits 0 and -ln 3, temperatures 1 and 0.5 of probability 1/4 and 3/4, the first
+    word drawn: p = 3/4 and 9/10, so exp(M) = 3/16 + 27/40 = 69/80, w = 5/23 and 18/23, and dM / dl
+    of the drawn word 5/23 / 1 * 1/4 + 18/23 / 0.5 * 1/10 = 97/460. Bugs: tau_k forgotten or on the
+    wrong side, the P(tau_k) forgotten, one temperature's p for the other's."""
+    logits = torch.tensor([[[0.0, -math.log(3)]]], dtype=torch.float64)
+    tau_logps = torch.tensor([[[0.25, 0.75]]], dtype=torch.float64).log()
+    case = logits, torch.tensor([[0]]), (1.0, 0.5), tau_logps
+    for version in LEAN:
+        value, to_logits, to_tau = value_and_gradients(version, case)
+        assert value.exp().item() == pytest.approx(69 / 80)
+        assert to_tau[0, 0].tolist() == pytest.approx([5 / 23, 18 / 23])
+        assert to_logits[0, 0].tolist() == pytest.approx([97 / 460, -97 / 460])
+
+
 def test_an_error_in_a_thread_is_raised_and_leaves_the_threads_as_they_were():
     torch.set_num_threads(3)
     try:
@@ -252,6 +330,11 @@ def test_without_gradients_none_is_made(monkeypatch):
     assert [args[-1] for args in asked] == [None, None]
     latent_marginal(logits, tokens, (1.0,), torch.zeros(1, 1, 1))
     assert asked[-1][-1].shape == logits.shape
+    value = latent_marginal(logits.detach(), tokens, (1.0,), torch.zeros(1, 1, 1,
+                                                                         requires_grad=True))
+    asked.clear()
+    value.sum().backward()
+    assert not asked  # no gradient of logits is made again for a constant
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -293,10 +376,10 @@ def test_what_does_not_fit_is_named():
             "logits": (logits[0], tokens, (0.0, 1.0), tau_logps),
             "logits is torch.int64": (logits.long(), tokens, (0.0, 1.0), tau_logps),
             "tokens": (logits, tokens[:, :2], (0.0, 1.0), tau_logps),
-            "temperatures": (logits, tokens, (-1.0, 1.0), tau_logps),
-            "temperatures are \\(nan": (logits, tokens, (math.nan, 1.0), tau_logps),
-            "temperatures are \\(inf": (logits, tokens, (math.inf, 1.0), tau_logps),
-            "temperatures are \\(\\)": (logits, tokens, (), tau_logps),
+            "choices": (logits, tokens, (-1.0, 1.0), tau_logps),
+            "choices are \\(nan": (logits, tokens, (math.nan, 1.0), tau_logps),
+            "choices are \\(inf": (logits, tokens, (math.inf, 1.0), tau_logps),
+            "choices are \\(\\)": (logits, tokens, (), tau_logps),
             "tau_logps": (logits, tokens, (0.0, 1.0), tau_logps[:, :2]),
             "tau_logps is torch.float32 \\(2, 3, 2\\)": (logits, tokens, SIX, tau_logps)}.items():
         with pytest.raises(ValueError, match=name):

@@ -54,6 +54,8 @@ class Config:
 
 QUICK = dict(pretrain_steps=200, rounds=2, prompts=24, test_prompts=24, test_samples=2, votes=8,
              oracle_prompts=6, out="out/quick")
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False",
+         tuple: "a tuple"}
 MAY_BE_ZERO = ("seed", "model_lr")
 
 
@@ -128,7 +130,7 @@ def check_value(f, value):
     values = value if f.type is tuple else (value,)
     choices = f.metadata["choices"]
     if not isinstance(value, (int, float) if f.type is float else f.type):
-        raise ValueError(f"{flag(f.name)} is {value!r}; give a {f.type.__name__}")
+        raise ValueError(f"{flag(f.name)} is {value!r}; give {KINDS[f.type]}")
     if choices and not (values and set(values) <= set(choices)):
         raise ValueError(f"{flag(f.name)} is {', '.join(map(str, values)) or 'empty'}; choose from "
                          f"{', '.join(choices)}")

@@ -127,6 +127,8 @@ def temperatures(results):
     for level, line in zip(levels, axes):
         for axis, subtask in zip(line, subtasks):
             of = [row for row in shares if (row["level"], row["subtask"]) == (level, subtask)]
+            if not of:  # without ticks, which all panels share
+                continue
             roles = {row["role"] for row in of} - {None}
             roles = sorted(roles, key=lambda role: (role == "rest", role))  # which comes last
             roles = roles if level == "token" and len(roles) > 1 else [None]

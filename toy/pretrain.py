@@ -99,9 +99,9 @@ def pretrain(cfg, base_seed, tick):
 
 
 def learned(model, n=200):
-    """What a base model has learned: shares of n validation prompts answered so at temperature 0.
-
-    sums: right ones in math. trap: after `hurry` the way is the trap, and the last digit forgotten.
+    """What a base model has learned: shares of about n validation prompts answered so at
+    temperature 0. sums: right ones in math. trap: after `hurry` the way is the trap, and the last
+    digit forgotten.
     """
     rng = np.random.default_rng(0)
 
