@@ -13,13 +13,19 @@ A case is a dict: variant ("joint", "separate", "latent", "nll"), level ("token"
 exact_sequence, beta, temperatures, chosen, rejected; a side is a dict: lm_logits and ref_lm_logits
 (B,T,V), decoder_logits (B,T,K) or (B,1,K), ref_decoder_logits (the same, or None), tau_idx (B,T)
 or (B,1), tokens and mask (B,T). README.md says more. The module's attribute DTYPE is set to
---dtype; below float64 the arrays come as float32, in which every input is still exact.
-Exit status: 0 all that ran agrees, 1 a number differs, 2 nothing ran.
+--dtype; below float64 the arrays come as float32, in which every input is still exact. It runs in
+a process of its own, where it may print (that goes to stderr), exit or hang: it only answers.
+Exit status: 0 all that ran agrees, 1 a number differs or the module failed, 2 nothing ran.
 """
 import argparse
-import copy
 import importlib.util
+import json
+import os
+import pickle
+import queue
+import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -29,6 +35,7 @@ import make_golden
 from make_golden import SIDES
 from mistakes import MISTAKES, relation
 
+ANSWER = "--answer-questions"  # the command line of the other process
 FUNCTIONS = ("temperature_logps", "score", "loss", "gradients")
 TOLERANCES = {"float64": 1e-12, "float32": 1e-6, "bfloat16": 5e-2}  # README.md: what was measured
 
@@ -45,7 +52,7 @@ def wanted(case, function):
 
 
 def given(module, function, case):
-    """Those of a module, theirs or the oracle."""
+    """Those of a module, theirs or the oracle's."""
     call = getattr(module, function)
     if function == "temperature_logps":
         answer = {side: call(case[side]["lm_logits"], case[side]["tokens"], case["temperatures"])
@@ -54,7 +61,15 @@ def given(module, function, case):
         answer = {side: call(case, side) for side in SIDES}
     else:
         answer = {"": call(case)} if function == "loss" else flat(call(case))
-    return {label: np.asarray(x, dtype=float) for label, x in answer.items() if x is not None}
+    return {label: real(x) for label, x in answer.items() if x is not None}
+
+
+def real(x):
+    """Numbers as float64. Of a complex one numpy would drop a part, and it reads "1" and True."""
+    x = np.asarray(x)
+    if x.dtype == bool or not np.can_cast(x.dtype, float, "same_kind"):
+        raise TypeError(f"real numbers expected, not {x.dtype}")
+    return x.astype(float)
 
 
 def flat(gradients):
@@ -69,33 +84,134 @@ def tolerance(case, function, dtype):
 
 def errors(got, want):
     """|got - want|; 0 where want is NaN (not compared) or both are -inf; NaN counts as infinite."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         error = np.where(np.isnan(want) | (got == want), 0.0, np.abs(got - want))
     return np.where(np.isnan(error), np.inf, error)
+
+
+# ---- their module, in another process: a verdict never comes from the code under test -----------
+
+class Process:
+    """Where their module runs.
+
+    functions: the names of those it has, or None: it could not be loaded
+    ended: why it answers no more, or None
+    """
+
+    def __init__(self, name, dtype, seconds):
+        self.seconds, self.replies, self.ended = seconds, queue.Queue(), None
+        self.process = subprocess.Popen([sys.executable, "-u", __file__, ANSWER],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        threading.Thread(target=self.listen, daemon=True).start()
+        here = Path(__file__).resolve().parent  # where pages of ours could stand in for theirs
+        path = [folder for folder in sys.path if Path(folder).resolve() != here]
+        kind, what = self.exchange("the import", (name, dtype, path))
+        self.functions = what if kind == "gave" else None
+        if kind == "raised":
+            self.ended = what
+
+    def ask(self, function, case):
+        """-> as answer(), or "ended", words"""
+        kind, what = self.exchange(function, (function, case))
+        if kind == "gave":
+            what = {label: np.array(x, dtype=float) for label, x in what.items()}
+        return kind, what
+
+    def exchange(self, who, message):
+        """Send one message and wait for the reply to it."""
+        try:
+            pickle.dump(message, self.process.stdin)
+            self.process.stdin.flush()
+            reply = self.replies.get(timeout=self.seconds)
+        except OSError:  # nobody there
+            reply = None
+        except queue.Empty:
+            self.ended = f"{who} gave no answer within {self.seconds:g} s (see --timeout)"
+            return "ended", self.ended
+        if reply is None:
+            self.ended = f"{who} ended the process"
+            return "ended", self.ended
+        return json.loads(reply)  # not pickle, which could run code of theirs
+
+    def listen(self):
+        for line in self.process.stdout:
+            self.replies.put(line)
+        self.replies.put(None)
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def answer_questions():
+    """What the other process does: load their module, then answer until it is stopped."""
+    stdin, replies, questions = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w"), queue.Queue()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # what they print goes to stderr, not between our lines
+    threading.Thread(target=receive, args=(stdin, questions), daemon=True).start()
+    name, dtype, sys.path[:] = questions.get()
+    sys.argv[:] = [name]
+    for ours in ("make_golden", "mistakes", "oracle"):  # they may have their own of that name
+        del sys.modules[ours]
+    try:
+        module = load_module(name)
+        module.DTYPE = dtype
+        reply = "gave", [each for each in FUNCTIONS if callable(getattr(module, each, None))]
+    except BaseException as error:
+        reply = "raised", words(error)
+    while True:
+        print(json.dumps(reply), file=replies, flush=True)
+        kind, what = answer(module, *questions.get())
+        reply = kind, {label: x.tolist() for label, x in what.items()} if kind == "gave" else what
+
+
+def receive(stdin, questions):
+    """In a thread: whoever asks may be killed while they hang."""
+    try:
+        while True:
+            questions.put(pickle.load(stdin))
+    finally:
+        os._exit(1)
+
+
+def answer(module, function, case):
+    """-> "gave", {label: array}; "raised", words; or "skipped", None"""
+    try:
+        return "gave", given(module, function, case)
+    except NotImplementedError:
+        return "skipped", None
+    except BaseException as error:  # sys.exit too: whatever their code raises is the result
+        return "raised", words(error)
+
+
+def words(error):
+    """On one line, whatever they wrote."""
+    return ascii(f"{type(error).__name__}: {error}")[1:-1][:300]
 
 
 # ---- the run -----------------------------------------------------------------------------------
 
 def question(case, dtype):
-    """A copy without the answers, its floats as float32 below float64."""
+    """The case without the answers, its floats as float32 below float64."""
     def cast(x):
         if isinstance(x, dict):
             return {key: cast(value) for key, value in x.items() if key != "expected"}
         if getattr(x, "dtype", None) == float:
             return x.astype(np.float64 if dtype == "float64" else np.float32)
-        return copy.copy(x)
+        return x
     return cast(case)
 
 
-def compare(module, function, case, dtype):
+def compare(theirs, function, case, dtype):
     """-> (line, error over tolerance, what came), the error None on a miss; None: nothing ran"""
     want = wanted(case, function)
-    try:
-        got = given(module, function, question(case, dtype))
-    except NotImplementedError:
+    kind, got = theirs.ask(function, question(case, dtype))
+    if kind == "skipped":
         return None
-    except Exception as error:  # their code: whatever it raises is the result
-        return f"{function} raised {type(error).__name__}: {error}", None, {}
+    if kind == "raised":
+        return f"{function} raised {got}", None, {}
+    if kind == "ended":
+        return got, None, {}
     if not set(got) <= set(want):
         return f"{function} has {sorted(got)}, expected {sorted(want)}", None, {}
     if not got:
@@ -136,20 +252,24 @@ def agree(x, y, want, allowed):
     return (errors(x, np.where(np.isnan(want), np.nan, y)) <= allowed * size).all()
 
 
-def run(module, cases, dtype):
-    """Print a line for each case and a summary.  -> exit status"""
-    module.DTYPE = dtype
-    supplied = [name for name in FUNCTIONS if callable(getattr(module, name, None))]
-    count, causes, worst = Counter(), Counter(), {}
+def run(theirs, cases, dtype):
+    """Print a line for each case and a summary.  -> exit status
+
+    theirs: what has ask(), functions and ended as Process has them.
+    """
+    count, causes, worst, wrong = Counter(), Counter(), {}, set()
     for case in cases:
         lines, misses = [], []
-        for name in (name for name in supplied if wanted(case, name)):
-            line, error, got = compare(module, name, case, dtype) or (None, None, None)
+        for name in (name for name in theirs.functions if wanted(case, name)):
+            line, error, got = compare(theirs, name, case, dtype) or (None, None, None)
             if error is not None:
                 lines.append(line)
                 worst[name] = max(worst.get(name, 0.0), error * TOLERANCES[dtype])
             elif line:
                 misses.append((line, name, got))
+                wrong.add(name)
+            if theirs.ended:
+                break
         status = "MISS" if misses else "pass" if lines else "skip"
         count[status] += 1
         if misses:
@@ -158,10 +278,14 @@ def run(module, cases, dtype):
             causes[hint or "not recognised"] += 1
             lines = [misses[0][0] + (f"; hint: {hint}" if hint else "")]
         print(f"{status}  {case['name']}  {' '.join(lines)}")
+        if theirs.ended:
+            print(f"stopped here: {theirs.ended}")
+            break
     print(f"\n{count['pass']} passed, {count['MISS']} missed, {count['skip']} skipped, in {dtype}")
     for name in FUNCTIONS:
         print(f"{name}: " + (f"largest error where right {worst[name]:.1e} times the case's scale"
-                             if name in worst else "never right" if name in supplied else
+                             if name in worst else "never right" if name in wrong else
+                             "skipped, not implemented" if name in theirs.functions else
                              "skipped, not supplied"))
     for hint, n in causes.most_common(3):
         print(f"likely cause of {n} of {count['MISS']}: {hint}")
@@ -175,9 +299,9 @@ def load_module(name):
     """By module name, the working directory included, or by the path of a .py file."""
     path = Path(name)
     if path.suffix != ".py":
-        sys.path.append(str(Path.cwd()))
+        sys.path.insert(0, str(Path.cwd()))
         return importlib.import_module(name)
-    sys.path.append(str(path.resolve().parent))
+    sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(f"checked_{path.stem}", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -192,6 +316,8 @@ def main(argv=None):
     parser.add_argument("--fuzz", type=int, default=0, metavar="N",
                         help="then N random cases, answered by the oracle")
     parser.add_argument("--seed", type=int, default=0, help="of the random cases")
+    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS",
+                        help="that the import and every single call may take (default: 300)")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     args = parser.parse_args(argv)
     cases = make_golden.load()
@@ -200,13 +326,26 @@ def main(argv=None):
         return 0
     if args.module is None:
         parser.error("name a module or a .py file, or give --list")
+    if not args.timeout > 0:
+        parser.error("--timeout takes a number of seconds above 0")
+    cases += make_golden.fuzz_cases(args.seed, args.fuzz)
+    theirs = Process(args.module, args.dtype, args.timeout)
     try:
-        module = load_module(args.module)
-    except (Exception, SystemExit) as error:  # theirs again
-        print(f"cannot import {args.module}: {type(error).__name__}: {error}")
-        return 2
-    return run(module, cases + list(make_golden.fuzz_cases(args.seed, args.fuzz)), args.dtype)
+        if theirs.functions is None:
+            print(f"cannot import {args.module}: {theirs.ended}")
+            return 2
+        return run(theirs, cases, args.dtype)
+    finally:
+        theirs.stop()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:] == [ANSWER]:
+        answer_questions()
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our lines has gone: there is no verdict
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 1
+    sys.exit(status)
