@@ -287,6 +287,46 @@ def test_bad_input_is_a_clear_error():
         temperature_logps(torch.zeros(1, 1, 2), torch.zeros(1, 1).long(), (-1.0,))
 
 
+def test_each_refusal_comes_where_it_should():
+    """Each array that does not fit by its own sentence. Bug: a check that never fails, so that
+    another one, or an error of torch's, comes later or not at all."""
+    side = made_up()
+    for changes, words in (
+            (dict(mask=side.mask.long()), r"mask is torch.int64 \(3, 4\); give bool"),
+            (dict(mask=side.mask[0]), r"mask is torch.bool \(4,\)"),
+            (dict(tau_logps=side.tau_logps[:, :2]), r"tau_logps is \(3, 2, 3\); give \(B,T,K\)"),
+            (dict(tau_logps=side.tau_logps[:, 0]), r"tau_logps is \(3, 3\)"),
+            (dict(tau_logps=side.tau_logps[:2]), r"tau_logps is torch.float64 \(2, 4, 3\)"),
+            (dict(tau_idx=side.tau_idx - 7), "tau_idx has indices outside 0 to 2"),
+            (dict(ref_tau_logps=side.tau_logps[..., :2]), "ref_tau_logps is"),
+            (dict(ref_text_logps=side.tau_idx), "ref_text_logps is torch.int64"),
+            (dict(ref_text_logps=None), "'latent' needs text_logps and ref_text_logps")):
+        with pytest.raises(ValueError, match=f"^{words}"):
+            score(replace(side, **changes), "latent")
+    with pytest.raises(ValueError, match="^give as many chosen as rejected"):
+        lpo_loss(side, made_up(B=2), "latent", 1.0)
+    with pytest.raises(ValueError, match="^tokens has ids outside 0"):
+        temperature_logps(torch.zeros(1, 2, 3), torch.tensor([[0, 3]]), (1.0,))
+
+
+def test_a_function_has_to_give_a_distribution():
+    """Probabilities that sum to 1, up to a thousandth for rounding. Bug: none looked at."""
+    class Off:
+        name = "off"
+
+        def __init__(self, by):
+            self.by = by
+
+        def __call__(self, logits):
+            return logits.log_softmax(-1) + self.by
+    logits, tokens = torch.zeros(1, 2, 4), torch.zeros(1, 2).long()
+    got = temperature_logps(logits, tokens, (Off(0.0005), Off(-0.0005)))
+    assert got.allclose(torch.tensor(-math.log(4)), atol=1e-3)
+    for by in (0.0015, -0.0015, math.nan, -math.inf):
+        with pytest.raises(ValueError, match="gives no distribution"):
+            temperature_logps(logits, tokens, (1.0, Off(by)))
+
+
 # --- model.py and decoder.py ---------------------------------------------------------------------
 
 

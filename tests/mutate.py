@@ -1,7 +1,9 @@
 """Plants small mechanical mistakes all over the code, and prints those that no test notices.
 
     python -m tests.mutate --map                       which test touches which line (minutes)
+    python -m tests.mutate --remap                     the same of test files newer than the map
     python -m tests.mutate lpo.py decoder.py           every mutant of two files
+    python -m tests.mutate lpo.py:40 toy/rows.py:31    of two lines
     python -m tests.mutate --sample 200 toy results    of folders, 200 by chance
 
 A mutant is one slip: a comparison, constant, sign, index or operator changed, an argument dropped,
@@ -37,7 +39,9 @@ COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "
                ast.NotEq: "==", ast.In: "not in", ast.NotIn: "in", ast.Is: "is not",
                ast.IsNot: "is"}
 OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*",
-             ast.Mod: "*", ast.Pow: "*", ast.MatMult: "@", ast.BitAnd: "|", ast.BitOr: "&"}
+             ast.Mod: "*", ast.Pow: "*", ast.BitAnd: "|", ast.BitOr: "&"}
+SYMMETRIC = ("max", "min", "equal", "array_equal", "promote_types",
+             "transpose")  # in their arguments
 
 
 # --- the mutants of a file ------------------------------------------------------------------------
@@ -72,7 +76,7 @@ def changes(node):
     if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
         left, right = ast.unparse(node.left), ast.unparse(node.comparators[0])
         if len(node.ops) == 1:
-            yield "comparison", f"({left} {COMPARISONS[type(node.ops[0])]} {right})"
+            yield "comparison", f"(({left}) {COMPARISONS[type(node.ops[0])]} ({right}))"
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield "constant", str(not node.value)
     elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
@@ -80,7 +84,7 @@ def changes(node):
             node.value * 2 + (node.value == 0))
     elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         left, right = ast.unparse(node.left), ast.unparse(node.right)
-        yield "sign", f"({left} {OPERATORS[type(node.op)]} {right})"
+        yield "sign", f"(({left}) {OPERATORS[type(node.op)]} ({right}))"
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not, ast.Invert)):
         yield "sign", f"({ast.unparse(node.operand)})"
     elif isinstance(node, ast.BoolOp):
@@ -100,9 +104,11 @@ def changes(node):
 def calls(node, but):
     """A keyword or the last of several arguments dropped, two neighbours swapped."""
     plain = not any(isinstance(x, ast.Starred) for x in node.args)
+    name = ast.unparse(node.func).rpartition(".")[2]
     if plain and len(node.args) >= 2:
         swapped = [node.args[1], node.args[0], *node.args[2:]]
-        yield "swapped", but(args=swapped)
+        if name not in SYMMETRIC:
+            yield "swapped", but(args=swapped)
         yield "dropped", but(args=node.args[:-1])
     for keyword in node.keywords:
         if keyword.arg is not None and keyword.arg not in COSMETIC:
@@ -127,36 +133,58 @@ def mutants(path):
                 ast.parse(mutated)
             except SyntaxError:
                 continue
-            right = data[a:b].decode()
-            if right != wrong:
-                yield path, kind, node.lineno, node.end_lineno, right, wrong, mutated.decode()
+            if wrong != ast.unparse(node):
+                yield (path, kind, node.lineno, node.end_lineno, data[a:b].decode(), wrong,
+                       mutated.decode())
 
 
 # --- which tests touch a line ---------------------------------------------------------------------
 
 
-def make_map():
-    """Run all tests once under coverage.  -> MAP: {file: {line: [test]}}, {test: seconds}"""
+def make_map(files=()):
+    """Run all tests, or those of some files anew, under coverage.
+
+    -> MAP: {file: {line: [test]}}, {test that passes: seconds}
+    """
     import coverage
+    began, lines, seconds = time.time(), {}, {}
+    if files:
+        known = json.loads(MAP.read_text(encoding="utf-8"))
+        seconds = {test: spent for test, spent in known["seconds"].items()
+                   if test.split("::")[0] not in files}
+        lines = {path: {line: [test for test in tests if test in seconds]
+                        for line, tests in of_file.items()}
+                 for path, of_file in known["lines"].items()}
     with tempfile.TemporaryDirectory() as folder:
         report, data = Path(folder) / "junit.xml", Path(folder) / "coverage"
         subprocess.run([sys.executable, "-m", "pytest", "-q", "--deselect", "tests/test_planted.py",
                         "--cov=.", "--cov-context=test", "--cov-report=", "-o",
-                        "junit_family=xunit1", f"--junitxml={report}"], cwd=ROOT, check=False,
+                        "junit_family=xunit1", f"--junitxml={report}", *files], cwd=ROOT,
+                       check=False,
                        env=os.environ | dict(COVERAGE_FILE=str(data), OMP_NUM_THREADS="1"))
-        seconds = {}
         for case in ElementTree.parse(report).iter("testcase"):
-            seconds[f"{case.get('file')}::{case.get('name')}"] = float(case.get("time"))
+            if case.find("failure") is None and case.find("error") is None:
+                seconds[f"{case.get('file')}::{case.get('name')}"] = float(case.get("time"))
         covered = coverage.CoverageData(str(data))
         covered.read()
-        lines = {}
         for file in covered.measured_files():
             path = str(Path(file).relative_to(ROOT))
-            if not Path(path).name.startswith("test_"):
-                lines[path] = {line: sorted({context.split("|")[0] for context in contexts} - {""})
-                               for line, contexts in covered.contexts_by_lineno(file).items()}
+            if Path(path).name.startswith("test_"):
+                continue
+            of_file = lines.setdefault(path, {})
+            for line, contexts in covered.contexts_by_lineno(file).items():
+                tests = {context.split("|")[0] for context in contexts} - {""}
+                of_file[str(line)] = sorted(tests.union(of_file.get(str(line), [])))
     MAP.parent.mkdir(exist_ok=True)
     MAP.write_text(json.dumps(dict(lines=lines, seconds=seconds)), encoding="utf-8")
+    os.utime(MAP, (began, began))  # what was edited meanwhile is newer
+
+
+def newer_tests():
+    """Test files that have changed since the map was made."""
+    files = [*ROOT.glob("test_*.py"), *(ROOT / "tests").glob("test_*.py")]
+    return [str(file.relative_to(ROOT)) for file in files
+            if file.stat().st_mtime > MAP.stat().st_mtime and file.name != "test_planted.py"]
 
 
 def tests_of(mutant, known, budget):
@@ -178,10 +206,18 @@ def tests_of(mutant, known, budget):
 # --- trying them ----------------------------------------------------------------------------------
 
 
+def put(text, file):
+    """Write a file, and forget its bytecode, which may look as new. Other bytecode is kept."""
+    for old in file.parent.glob(f"__pycache__/{file.stem}.*"):
+        old.unlink()
+    file.write_text(text, encoding="utf-8")
+
+
 def attempt(folder, mutant, tests):
     """In a forked process: run the tests on a mutated copy; exit status 0 if none notices."""
     path, *_, mutated = mutant
-    (folder / path).write_text(mutated, encoding="utf-8")
+    put(mutated, folder / path)
+    sys.dont_write_bytecode = False
     os.chdir(folder)
     sys.path[:] = [str(folder / name) for name in ("", "tests", "conformance")] + [
         entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "tests")]
@@ -201,7 +237,7 @@ def attempt(folder, mutant, tests):
             items[:] = sorted((item for item in items if item.nodeid in wanted),
                               key=lambda item: order[item.nodeid])
     code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *names], plugins=[Only])
-    os._exit(0 if code == 0 else 1)
+    os._exit(0 if code in (0, 5) else 1)  # 5: no test ran
 
 
 def preload():
@@ -247,7 +283,7 @@ def run(chosen, known, budget, jobs):
                     process.kill()
                     process.join()
                     verdict = "hung"  # which a person would notice
-                shutil.copy(ROOT / mutant[0], folder / mutant[0])
+                put((ROOT / mutant[0]).read_text(encoding="utf-8"), folder / mutant[0])
                 free.append(folder)
                 del running[sentinel]
                 yield mutant, verdict
@@ -256,8 +292,9 @@ def run(chosen, known, budget, jobs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="*", help="files or folders of the project")
+    parser.add_argument("paths", nargs="*", help="files, FILE:LINE or folders of the project")
     parser.add_argument("--map", action="store_true", help=f"make {MAP.relative_to(ROOT)} anew")
+    parser.add_argument("--remap", action="store_true", help="make it anew for newer tests alone")
     parser.add_argument("--sample", type=int, help="try so many, by chance; else all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--seconds", type=float, default=60, help="of tests for a mutant")
@@ -267,11 +304,16 @@ def main():
         make_map()
     if not MAP.exists():
         parser.error("there is no map of the tests yet; add --map")
+    if args.remap and newer_tests():
+        make_map(newer_tests())
     known = json.loads(MAP.read_text(encoding="utf-8"))
-    files = [str(file.relative_to(ROOT)) for path in args.paths
-             for file in (sorted((ROOT / path).rglob("*.py")) if (ROOT / path).is_dir()
-                          else [ROOT / path])]
-    chosen = [mutant for file in files for mutant in mutants(file)]
+    chosen = []
+    for path in args.paths:
+        path, _, line = path.partition(":")
+        folder = ROOT / path
+        for file in sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]:
+            chosen += [mutant for mutant in mutants(str(file.relative_to(ROOT)))
+                       if not line or mutant[2] == int(line)]
     if args.sample is not None:
         chosen = random.Random(args.seed).sample(chosen, min(args.sample, len(chosen)))
     tally = Counter()

@@ -116,6 +116,19 @@ def test_respond_keeps_prompts_samples_and_temperatures_together(monkeypatch):
     assert [len(set(same)) for same in texts] == [1, 4, 4, 1, 4]
 
 
+def test_scores_are_floats_whatever_a_task_answers(monkeypatch):
+    """A reward of your own may be an int or a bool, of which torch takes no mean."""
+    task = replace(TASKS["math"], reward=lambda prompt, text: 3,
+                   metrics={"ends": lambda prompt, text: True})
+    monkeypatch.setitem(TASKS, "math", task)
+    model = Parrot(encode("7 9 6 1 7 .") + [EOS])
+    outcome = respond(model, [("math", "please sum up 3 4 9 1 :")] * 2, 2,
+                      torch.Generator().manual_seed(0), temperature=0.5)
+    for name, value in (("reward", 3), ("ends", 1)):
+        assert outcome.scores[name].dtype == float and (outcome.scores[name] == value).all()
+        assert evaluate.with_votes(outcome)[name].mean().item() == value
+
+
 def test_temperature_rows_are_those_by_hand():
     """Two responses with known words and temperatures; padding holds temperature index 0."""
     prompt, taus = "please start each line with rare birds :", (0.5, 0.0, 1.0)

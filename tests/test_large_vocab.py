@@ -2,6 +2,7 @@
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 import lpo
 from fast import large_vocab
 from fast.large_vocab import VERSIONS, latent_marginal, seconds
+from toy.samplers import top_k
 
 LEAN = [version for version in VERSIONS if version != "lpo.py"]
 SIX = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -376,6 +378,9 @@ def test_what_does_not_fit_is_named():
             "logits": (logits[0], tokens, (0.0, 1.0), tau_logps),
             "logits is torch.int64": (logits.long(), tokens, (0.0, 1.0), tau_logps),
             "tokens": (logits, tokens[:, :2], (0.0, 1.0), tau_logps),
+            "tokens has ids outside 0 to 4": (logits, tokens + 5, (0.0, 1.0), tau_logps),
+            "tokens has ids": (logits, tokens - 1, (0.0, 1.0), tau_logps),
+            "give numbers": (logits, tokens, (0.0, top_k(2)), tau_logps),
             "choices": (logits, tokens, (-1.0, 1.0), tau_logps),
             "choices are \\(nan": (logits, tokens, (math.nan, 1.0), tau_logps),
             "choices are \\(inf": (logits, tokens, (math.inf, 1.0), tau_logps),
@@ -398,6 +403,72 @@ def test_the_comparison_runs(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["large_vocab.py", "--vocab", "0"])
     with pytest.raises(SystemExit):
         large_vocab.main()
+
+
+def test_the_numbers_of_the_comparison(monkeypatch, capsys):
+    """lpo.py takes 8, 4 and 6 ms, the others half and a quarter; the first round, ten times as
+    slow, does not count. Bugs: a ratio turned round, the slow round in it, one version's memory
+    for another's, one response a pair."""
+    times = {"lpo.py": [80, 8, 4, 6], "temperature_logps": [80, 4, 2, 3],
+             "latent_marginal": [80, 2, 1, 2]}
+    shapes, left = [], {version: iter(of) for version, of in times.items()}
+    monkeypatch.setattr(large_vocab, "ProcessPoolExecutor", lambda n, _: ThreadPoolExecutor(n))
+    monkeypatch.setattr(large_vocab, "extra_memory", lambda version, *shape: shapes.append(
+        shape) or len(version) / 4)
+    monkeypatch.setattr(large_vocab, "seconds", lambda version, case: shapes.append(
+        tuple(case[0].shape)) or next(left[version]) / 1000)
+    monkeypatch.setattr(sys, "argv",
+                        "large_vocab.py --vocab 30 --pairs 2 --tokens 5 --repeats 3".split())
+    large_vocab.main()
+    head, columns, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("logits (4, 5, 30) float32, 6 temperatures, forward and backward, cpu, ")
+    assert columns.split() == "median (range) ms speed extra memory / logits".split()
+    assert [line.split() for line in lines] == [
+        "lpo.py 6 (4-8) 1.0 (1.0-1.0) 1.50".split(),
+        "temperature_logps 3 (2-4) 2.0 (2.0-2.0) 4.25".split(),
+        "latent_marginal 2 (1-2) 3.0 (3.0-4.0) 3.75".split()]
+    assert set(shapes) == {(4, 5, 30)} and len(shapes) == 3 + 3 * 4
+    monkeypatch.setattr(sys, "argv", "large_vocab.py --repeats 0".split())
+    with pytest.raises(SystemExit):
+        large_vocab.main()
+    assert "give numbers >= 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("platform, unit", [("linux", 1024), ("darwin", 1)])
+def test_extra_memory_is_the_growth_of_the_peak(platform, unit, monkeypatch):
+    """Logits of 2 * 3 * 5 numbers are 120 bytes; the peak grows by 15 units of a kibibyte, on a Mac
+    of a byte. Bugs: the peak itself, the libraries' memory counted, a ratio turned round."""
+    resource = pytest.importorskip("resource")
+    peaks, shapes = iter([100, 115]), []
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(resource, "getrusage", lambda who: shapes.append("look") or SimpleNamespace(
+        ru_maxrss=next(peaks)))
+    monkeypatch.setattr(large_vocab, "seconds", lambda version, case: shapes.append(
+        (version, *case[0].shape)))
+    monkeypatch.setattr(large_vocab, "DEVICE", "cpu")
+    assert large_vocab.extra_memory("v", 2, 3, 5) == 15 * unit / 120
+    assert shapes == [("v", 2, 1, 5), "look", ("v", 2, 3, 5), "look"]
+
+
+def test_the_inputs_are_what_the_comparison_says(monkeypatch):
+    """Six temperatures, the tokens of every other response the arg-max, the same each time; a
+    pass leaves no gradient. Bugs: probabilities that sum over responses, arg-max of all."""
+    case = logits, tokens, temperatures, tau_logps = large_vocab.inputs(4, 6, 50)
+    assert logits.shape == (4, 6, 50) and logits.is_leaf and logits.requires_grad
+    assert temperatures == SIX and tau_logps.requires_grad and tau_logps.shape == (4, 6, 6)
+    assert tau_logps.exp().sum(-1).allclose(torch.ones(4, 6))
+    likeliest = tokens == logits.argmax(-1)
+    assert likeliest[::2].all() and likeliest[1::2].float().mean() < 0.3
+    assert tokens.max() < 50 and len(tokens[1::2].unique()) > 6
+    assert all(torch.equal(x, y) for x, y in zip(case[:2], large_vocab.inputs(4, 6, 50)[:2]))
+    clock = iter([2.0, 9.0])
+    monkeypatch.setattr(large_vocab.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(large_vocab, "DEVICE", "cpu")
+    grads = []
+    for leaf in (logits, tau_logps):
+        leaf.register_hook(lambda g: grads.append(g.shape))
+    assert seconds("latent_marginal", case) == 7.0
+    assert logits.grad is None and tau_logps.grad is None and len(grads) == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -167,6 +167,38 @@ def test_bars_of_temperatures_are_shares_by_role():
     assert plots.temperatures(made([])) is None
 
 
+def test_temperatures_have_a_row_a_level_and_a_column_a_subtask():
+    """Three subtasks at one level, and then at both. Bug: levels across, so that panels are left
+    over or go missing."""
+    for levels in (("token",), ("token", "sequence")):
+        figure = plots.temperatures(made(sum((of_decoder(
+            "temperature_share", 0.5, level=level, subtask=subtask, tau=1.5)
+            for level in levels for subtask in "abc"), [])))
+        places = [axis.get_subplotspec() for axis in figure.axes]
+        assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+            (row, column) for row in range(len(levels)) for column in range(3)]
+        assert [axis.get_title() for axis in figure.axes[:3]] == [*"abc"]
+        labelled = [bool(axis.get_ylabel()) for axis in figure.axes]
+        assert labelled == [True, False, False] * len(levels)
+
+
+def test_every_subtask_has_a_panel():
+    """Four and five of them, three or four a row. Bug: as many panels as a row has."""
+    experiments = [*"abcd"]
+    results = made([one for e in experiments for one in [
+        *fixed("reward", 0.0, (0.1,), subtask=e, experiment=e),
+        *fixed("aside", 0.0, (0.1,), experiment=e),
+        *of_decoder("mean_temperature", 0.5, level="token", subtask=e, place="verb"),
+        *of_all("win_rate", 0.5, 0.4, 0.6, level="token", experiment=e, temperature=0.0),
+        *sides("token", [(0.1,)] * 3, [(0.2,)] * 3, experiment=e)]], experiments=experiments)
+    for make, columns in ((plots.rewards, 3), (plots.places, 3), (plots.metrics, 3),
+                          (plots.win_rates, 4), (plots.pairs, 4)):
+        figure = make(results)
+        shown = [axis.get_title() for axis in figure.axes if axis.axison]
+        assert [title[0] for title in shown] == experiments, make
+        assert max(axis.get_subplotspec().colspan.stop for axis in figure.axes) == columns
+
+
 def test_means_at_places_stand_in_the_order_in_which_they_come():
     """A place that one level never reached leaves a gap there. Bugs: means of roles; another
     subtask's; the levels' colours; points moved up where one is missing."""
@@ -686,5 +718,7 @@ def test_the_summary_says_each_number_in_its_column():
     assert [[cell.strip() for cell in line if cell.strip()] for line in table] == [
         ["experiment", "best fixed", "sequence level", "token level", "oracle"],
         ["vote", "0.700", "0.600", "0.650", "0.800"], ["mix", "0.200", "0.100", "0.150", "0.300"]]
-    assert len({len(line) for line in text[2:5]}) == 1
+    assert text[2:5] == ["experiment  best fixed  sequence level  token level  oracle",
+                         "vote             0.700           0.600        0.650   0.800",
+                         "mix              0.200           0.100        0.150   0.300"]
     assert text[1] == "mean reward on test prompts (latent, temperatures sampled)"

@@ -86,6 +86,18 @@ def test_the_default_cuts_first(kind, values):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", CUTS)
+def test_each_row_is_cut_alone(kind, order):
+    """Three dimensions give what each row gives by itself. Bugs: a sum or an order over another
+    dimension than the words', which is the last one of two."""
+    logits = 3 * torch.randn(4, 3, 9, generator=torch.Generator().manual_seed(2))
+    setting = Setting(kind, 2 if kind == "top_k" else 0.3, 1.5, order)
+    together = setting(logits)
+    for rows, mine in zip(logits.flatten(0, 1), together.flatten(0, 1)):
+        assert torch.allclose(setting(rows), mine) and mine.exp().sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", CUTS)
 def test_any_logits_give_log_probabilities(kind, order):
     """Sums of 1, no NaN, half precision in and float32 out, gradients that are numbers, at every
     temperature, 0 included, where it is the arg-max of what is left."""

@@ -19,7 +19,7 @@ from torch import nn
 
 from decoder import AdaptiveDecoder, Rollout
 from lpo import ResponseLogps, score
-from results import sweep_plots, sweeps
+from results import sweep_plots, sweeps, tables
 from results.sweeps import Case
 from tasks import CATEGORIES, EOS, PROMPT_LENGTH, VOCAB_SIZE, encode, split_of
 from toy import rows
@@ -177,6 +177,19 @@ def test_what_can_be_changed_includes_what_the_main_job_has():
         "joint, temperature 1 only": dict(coldest=1.0, hottest=1.0),
         "joint, anchor 1": dict(anchor=1.0)}
     assert set(sweep_plots.SETTINGS) == set(sweeps.UNFROZEN)
+
+
+def test_the_saved_sweep_tried_what_the_code_tries():
+    """Values of each option, of the numbers of pairs and of the model's learning rates. Bug: a
+    value changed since the page was made."""
+    saved = rows.load(tables.DATA / "sweeps.json")
+    for option, values in sweeps.CHANGES.items():
+        assert set(rows.known(saved, "x", sweep="change", setting=option)) == set(values)
+    assert set(rows.known(saved, "x", sweep="pairs")) == set(sweeps.PAIRS)
+    assert set(rows.known(saved, "x", sweep="unfrozen")) == set(sweeps.MODEL_LR)
+    for metric, column in (("beta", 0), ("lr", 1)):
+        tuned = rows.values(saved, sweep="pairs", metric=metric)
+        assert set(tuned) <= {of[column] for of in sweeps.GRID}
 
 
 def fixed_scores():

@@ -6,9 +6,8 @@ beside the rows asked for: they differ in one column alone, and have the value 7
 import sys
 
 import pytest
-import torch
 
-from results import benchmark, tables
+from results import tables
 from toy import rows
 from toy.rows import row
 
@@ -650,44 +649,3 @@ def test_keep_with_only_one_of_both_files(places, monkeypatch):
     run(monkeypatch, "--keep", folder / "out")
     assert "4 and 2 rows" in page.read_text(encoding="utf-8")
     assert "\nown\n" in page.read_text(encoding="utf-8")
-
-
-# --- the benchmark --------------------------------------------------------------------------------
-
-
-def test_speed_is_the_median_of_the_ratios_with_quartiles():
-    """Turn by turn b / a is 2, 3, 4, 10, 1: sorted 1 2 3 4 10, median 3, quartiles 2 and 4. Bugs:
-    a ratio turned round, the ratio of medians (5 / 1.5 = 3.33), the range for the quartiles."""
-    times = {"ours": [1.0, 2.0, 1.5, 0.5, 5.0], "theirs": [2.0, 6.0, 6.0, 5.0, 5.0]}
-    assert benchmark.speed(times, "ours", "theirs") == "3.00 [2.00, 4.00]"
-    assert benchmark.speed(times, "theirs", "theirs") == "1.00 [1.00, 1.00]"
-    assert benchmark.speed(dict(a=[4.0], b=[5.0]), "a", "b") == "1.25, one turn"
-
-
-def test_competitors_take_turns_after_one_to_warm_up(monkeypatch):
-    """Bugs: the warm-up is timed, one runs all its turns first, turns go on beyond a minute."""
-    calls, clock = [], iter(range(0, 10_000, 20))
-    monkeypatch.setattr(benchmark, "seconds", lambda f: f())
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: 0)
-    competitors = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}
-    assert benchmark.race(competitors, 3) == dict(a=[3, 5, 7], b=[4, 6, 8])
-    assert calls == list("abababab")
-    calls.clear()
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
-    times = benchmark.race(competitors, 50)  # looks at 20, 40, 60 and 80 s: the last is too late
-    assert [len(found) for found in times.values()] == [4, 4]
-
-
-def test_live_memory_is_the_largest_at_once():
-    """400 bytes, then 400 and 800 beside it, one freed before the last. Bugs: the sum of all, what
-    was there before counted, a view counted as an array."""
-    before = torch.zeros(1000)
-    with benchmark.Live() as live:
-        a = before[:100] + 1  # a view and 400 bytes
-        b = torch.cat([a, a])  # 800
-        del a
-        c = b.view(2, 100)[0]
-        d = c + c  # 400
-    assert live.peak == 1200 and live.now == 1200
-    del b, c, d
-    assert live.now == 0 and live.peak == 1200

@@ -153,8 +153,8 @@ def test_every_option_is_read_as_it_is_written():
     (dict(seed=-1), "--seed is -1; give a finite number >= 0"),
     (dict(seed=10 ** 18), "give a finite number >= 0"),
     (dict(rounds=2.0), "--rounds is 2.0; give a whole number"),
-    (dict(beta="1"), "--beta is '1'; give a float"),
-    (dict(out=7), "--out is 7; give a str"),
+    (dict(beta="1"), "--beta is '1'; give a number"),
+    (dict(out=7), "--out is 7; give a text"),
     (dict(pairing="best"), "--pairing is best; choose from best-worst, top-k, all"),
     (dict(reference="last"), "--reference is last; choose from round, initial"),
     (dict(levels=()), "--levels is empty; choose from token, sequence"),
@@ -287,6 +287,12 @@ def test_names_columns_and_seeds_of_a_job():
     assert job.name == "base4-mix-nll-token2" and Job(4, "mix").name == "base4-mix"
     assert job.seeds("adaptive") == ("adaptive", "mix", 4, "token", 2)
     assert Job(4).seeds("pretrain") == ("pretrain", None, 4, None, None)
+
+
+def test_a_folder_without_history_has_no_commit(tmp_path, monkeypatch):
+    """git answers with an error there. Bug: an empty text, which a page would print."""
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    assert stages.environment("cpu")["commit"] is None
 
 
 def test_the_environment_says_what_runs_here(monkeypatch):
