@@ -7,7 +7,7 @@
 Results go to out/results.json and out/*.png. A stage is kept and reused while its options and its
 code stay the same: an interrupted run, started again, goes on where it was.
 
-P prompts, N responses to each, B pairs, T response tokens, K temperatures.
+P prompts, N responses to each, B pairs, T response tokens, K choices.
 """
 import copy
 import itertools
@@ -29,6 +29,7 @@ from toy.evaluate import (draw_prompts, measure_adaptive, measure_fixed, respond
 from toy.intervals import interval_rows
 from toy.options import PAIRINGS, parse
 from toy.pretrain import base_key, base_model
+from toy.samplers import choice_of
 from toy.stages import Job, Stages, code_of, randomness, write
 
 TIE = 1e-6  # of the larger reward: what single precision leaves of a sum of some dozen numbers
@@ -157,7 +158,7 @@ def train(cfg, base, job, run, draw=draw_prompts):
     """The LPO loop on one experiment, whose prompts `draw` draws.  -> model, decoder, rows"""
     gen, rng = randomness(cfg.device, *job.seeds("train"))
     model = copy.deepcopy(base)
-    decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, job.level).to(cfg.device)
+    decoder = AdaptiveDecoder(cfg.n_embd, map(choice_of, cfg.choices), job.level).to(cfg.device)
     exact = cfg.exact_sequence and job.variant == "latent" and job.level == "sequence"
     found = []
     for rnd in range(cfg.rounds):
@@ -179,7 +180,7 @@ def train(cfg, base, job, run, draw=draw_prompts):
                        cfg.lr * (1 - rnd / cfg.rounds), cfg.steps, cfg.model_lr, exact,
                        lambda fraction, text: run.tick((rnd + fraction) / cfg.rounds / 2, text))
         columns = columns_of(cfg, job) | dict(round=rnd, pairs=len(pairs[0]))
-        of_round = round_rows(outcome, cfg.temperatures, sides, stats, columns)
+        of_round = round_rows(outcome, cfg.choices, sides, stats, columns)
         run.say(round_line(of_round))
         found += of_round
     return model, decoder, found
@@ -219,9 +220,10 @@ def stage_keys(cfg):
     choosing = ("out", "experiments", "levels", "variants", "seed", "seeds", "base_seeds")
     options = {name: value for name, value in asdict(cfg).items() if name not in choosing}
     of_test = {name: value for name, value in options.items()
-               if name.startswith(("temperatures", "test", "votes", "oracle"))}
+               if name.startswith(("choices", "test", "votes", "oracle"))}
     of_fixed = [base_key(cfg), of_test, code_of(
-        "lpo.py", "decoder.py", "fast/generate.py", "fast/cache.py", "toy/evaluate.py")]
+        "lpo.py", "decoder.py", "fast/generate.py", "fast/cache.py", "toy/evaluate.py",
+        "toy/samplers.py")]
     return of_fixed, [of_fixed, options, code_of("train_toy.py", "toy/rows.py")]
 
 

@@ -229,7 +229,7 @@ def losses(device, quick):
     base, rows = new_model(cfg), []
     for experiment, level in (("mix", "sequence"), ("constrained", "token")):
         gen, rng = randomness(device, "benchmark", experiment)
-        decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, level).to(device)
+        decoder = AdaptiveDecoder(cfg.n_embd, cfg.choices, level).to(device)
 
         def sampled():
             asked = draw_prompts(experiment, "train", cfg.prompts, rng)

@@ -90,7 +90,7 @@ def mean_reward(model, decoder, asked, gen, **policy):
 
 def gather(cfg, base, case, count, gen, rng):
     """`count` pairs of an untrained decoder's responses.  -> two sides of (prompts, rollout)"""
-    decoder, sides = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, case.level), ([], [])
+    decoder, sides = AdaptiveDecoder(cfg.n_embd, cfg.choices, case.level), ([], [])
     while sum(len(prompts) for prompts, _ in sides[0]) < count:
         asked = draw_prompts(case.experiment, "train", 240, rng)
         outcome = respond(base, asked, cfg.responses, gen, decoder=decoder)
@@ -133,7 +133,7 @@ def pairs(cfg, base, fixed, case):
         found = []
         for beta, lr in GRID if variant != "nll" else GRID[:3]:  # which has no beta
             torch.manual_seed(case.seed)
-            decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, case.level)
+            decoder = AdaptiveDecoder(cfg.n_embd, cfg.choices, case.level)
             reference = base, copy.deepcopy(decoder)
             update(base, decoder, reference, [first(n, side) for side in sides], variant, beta, lr,
                    steps=120)
@@ -159,7 +159,7 @@ def gradient(cfg, base, fixed, case):
     one that has a gradient there: |E g| / sqrt(E |g - E g|^2), the bias of |mean|^2 taken off."""
     gen, rng = randomness("cpu", *case.seeds)
     sides = gather(cfg, base, case, 250, gen, rng)
-    decoder = AdaptiveDecoder(cfg.n_embd, cfg.temperatures, case.level)
+    decoder = AdaptiveDecoder(cfg.n_embd, cfg.choices, case.level)
     logps = [response_logps(base, decoder, *side, ref_decoder=copy.deepcopy(decoder))
              for side in sides]
     losses = {form: lpo_loss(*logps, form, beta=1.0) for form in ("separate", "latent")}
@@ -216,7 +216,7 @@ def unfrozen(cfg, base, fixed, case):
     Anchor: the mean log-probability of the chosen texts at temperature 1."""
     how = dict(variant="joint", beta=cfg.beta, coldest=0.0, hottest=2.0, kl=0.0, anchor=0.0)
     how |= UNFROZEN[case.setting]
-    taus = [tau for tau in cfg.temperatures if how["coldest"] <= tau <= how["hottest"]]
+    taus = [tau for tau in cfg.choices if how["coldest"] <= tau <= how["hottest"]]
     gen, rng = randomness("cpu", "unfrozen", case.base_seed, case.seed)  # the same for all settings
     model, decoder = copy.deepcopy(base), AdaptiveDecoder(cfg.n_embd, taus, "token")
     for rnd in range(3):
@@ -232,7 +232,7 @@ def unfrozen(cfg, base, fixed, case):
         yield from unfrozen_round(cfg, base, model, decoder, reference, sides, how, case.x, rnd)
     asked, _ = test_set(cfg, case.experiment)
     yield dict(metric="reward", value=mean_reward(model, decoder, asked, gen))
-    for tau in cfg.temperatures:
+    for tau in cfg.choices:
         yield dict(metric="reward at a fixed temperature", temperature=tau,
                    value=respond(model, asked, 2, gen, temperature=tau).rewards.mean())
     yield dict(metric="corpus loss", value=corpus_loss(model, case.experiment))
@@ -305,7 +305,7 @@ def failure(cfg, base, fixed, case):
 def compare(cfg, base, decoder, asked, gen, **columns):
     """The decoder, and the best fixed temperature on the same prompts."""
     best = max(respond(base, asked, 4, gen, temperature=tau).rewards.mean()
-               for tau in cfg.temperatures)
+               for tau in cfg.choices)
     yield dict(metric="reward", value=mean_reward(base, decoder, asked, gen), **columns)
     yield dict(metric="best fixed", value=best, **columns)
 

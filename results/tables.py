@@ -110,7 +110,7 @@ def win_lines(results, metrics, kinds):
     """One line a fixed temperature."""
     return [[f"{tau:g}"] + [ci(results, metric, 1, 100, temperature=tau, **kind)
                             for metric, kind in zip(metrics, kinds)]
-            for tau in results["config"]["temperatures"]]
+            for tau in results["config"]["choices"]]
 
 
 def wins(results, sweeps):

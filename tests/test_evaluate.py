@@ -91,7 +91,7 @@ def test_a_table_by_role_gives_each_token_the_temperature_of_its_place():
     ids = torch.tensor([encode(text) for text in texts])
     policy = ByRole(asked, tables)
     for t in range(8):
-        assert policy(ids[:, :t]).tolist() == pytest.approx([row[t] for row in by_hand]), t
+        assert policy(ids[:, :t]) == pytest.approx([row[t] for row in by_hand]), t
 
 
 def test_respond_keeps_prompts_samples_and_temperatures_together(monkeypatch):
@@ -285,7 +285,7 @@ def test_no_words_give_no_means():
     assert shown(found, "metric", "value", "n") == [("non_greedy", 0, 2)]
 
 
-def test_places_and_used_temperatures_are_of_the_response_asked_for():
+def test_places_and_used_choices_are_of_the_response_asked_for():
     """Response 3 is the second of the second prompt; a sequence level's one temperature is that of
     all its words. Bugs: number counted in prompts; another prompt's walk; the end kept."""
     outcome = used_by_hand()
@@ -294,11 +294,11 @@ def test_places_and_used_temperatures_are_of_the_response_asked_for():
     assert evaluate.places_in(outcome, 3) == ["subject", "verb"]
     assert evaluate.roles_of(outcome)[0].tolist() == ["rest", "rest", "way", "rest", "rest", None,
                                                       None]
-    taus, mask = evaluate.used_temperatures(outcome, (0.5, 0.0, 2.0))
+    taus, mask = evaluate.used_choices(outcome, (0.5, 0.0, 2.0))
     assert taus[3].tolist() == [0.5, 0, 2, 0.5, 0.5, 0.5, 0.5]
     assert mask.sum(1).tolist() == [6, 1, 1, 3]
     outcome.rollout = rolled([6, 1, 1, 3], [[2], [0], [1], [0]])
-    taus, _ = evaluate.used_temperatures(outcome, (0.5, 0.0, 2.0))
+    taus, _ = evaluate.used_choices(outcome, (0.5, 0.0, 2.0))
     assert taus.tolist() == [[2.0] * 7, [0.5] * 7, [0.0] * 7, [0.5] * 7]
     assert evaluate.responses_of(np.array([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
 
@@ -509,7 +509,7 @@ def test_measure_fixed_reports_each_search_by_what_it_searched(monkeypatch):
         return ([f"{solved(prompt)} ."] * n + [f"{wrong} ."] * (8 - n))[:samples]
     calls = raced(monkeypatch, lambda name, prompt, tau: rewards[split_of(prompt)][both(tau)],
                   texts)
-    cfg = Config(temperatures=(0.0, 1.0), test_prompts=5, votes=8, oracle_prompts=3, device="cpu")
+    cfg = Config(choices=(0.0, 1.0), test_prompts=5, votes=8, oracle_prompts=3, device="cpu")
     job = Job(7, "vote")
     found = evaluate.measure_fixed(cfg, "model", job, Silent())
 
@@ -522,8 +522,8 @@ def test_measure_fixed_reports_each_search_by_what_it_searched(monkeypatch):
     assert values("vote_accuracy", policy="oracle") == [
         (1, 5 / 8, 5), (2, 5 / 8, 5), (4, 1 / 2, 5), (8, 1, 5)]  # five of eight: way 1, rest 0
     assert values("cut", policy="oracle") == [(None, 0, 5)]
-    temperatures = rows.where(found, metric="oracle_temperature", subtask="vote", policy="oracle")
-    assert shown(temperatures, "votes", "role", "value", "n") == [
+    temperatures = rows.where(found, metric="oracle_choice", subtask="vote", policy="oracle")
+    assert shown(temperatures, "votes", "role", "tau", "n") == [
         (8, "way", 1, 3), (8, "rest", 0, 3), (None, "way", 0, 3), (None, "rest", 1, 3)]
     assert {name: x.mean().item() for name, x in found["oracle"].items()} == {
         "reward": 2, "vote_accuracy@1": 5 / 8, "vote_accuracy@2": 5 / 8, "vote_accuracy@4": 1 / 2,
@@ -546,11 +546,11 @@ def test_measure_fixed_without_votes_has_one_oracle(monkeypatch):
     best = dict(math=0.0, general=1.0, story=0.5)
     calls = raced(monkeypatch, lambda name, prompt, tau: -abs(best[name] - (
         tau["rest"] if isinstance(tau, dict) else tau)))
-    cfg = Config(temperatures=(0.0, 0.5, 1.0), test_prompts=6, test_samples=2, oracle_prompts=12,
+    cfg = Config(choices=(0.0, 0.5, 1.0), test_prompts=6, test_samples=2, oracle_prompts=12,
                  device="cpu")
     found = evaluate.measure_fixed(cfg, None, Job(0, "mix"), Silent())
-    oracle = rows.where(found, policy="oracle", metric="oracle_temperature")
-    assert shown(oracle, "subtask", "role", "votes", "value", "n") == [
+    oracle = rows.where(found, policy="oracle", metric="oracle_choice")
+    assert shown(oracle, "subtask", "role", "votes", "tau", "n") == [
         ("math", "rest", None, 0, 12), ("general", "rest", None, 1, 12),
         ("story", "rest", None, 0.5, 12)]
     assert rows.values(found, policy="oracle", metric="reward") == [0, 0, 0, 0]
@@ -566,13 +566,13 @@ def test_measure_adaptive_keeps_greedy_and_sampled_apart():
 
     960 to 1080 draws: the share lies within 0.07 of 3/4, 5 standard errors, but for 1 in a million.
     """
-    cfg = Config(temperatures=(0.0, 1000.0), test_prompts=15, votes=8, oracle_prompts=4,
+    cfg = Config(choices=(0.0, 1000.0), test_prompts=15, votes=8, oracle_prompts=4,
                  device="cpu")
     asked, _ = evaluate.test_set(cfg, "vote")
     known = solved(asked[0][1])
     right = np.mean([solved(prompt) == known for _, prompt in asked])
     model = Parrot(encode(f"7 working slowly 9 6 1 {known} .") + [EOS])
-    decoder = AdaptiveDecoder(4, cfg.temperatures)
+    decoder = AdaptiveDecoder(4, cfg.choices)
     with torch.no_grad():
         decoder.mlp[-1].bias.copy_(torch.tensor([0.75, 0.25]).log())
     assert 0 < right < 1
@@ -626,5 +626,5 @@ def test_a_word_unknown_to_the_tasks_takes_its_place_all_the_same():
     """The end of text and bytes are no words: the walk goes on as behind a word that is wrong."""
     policy = ByRole([("vote", VOTE)], [{"way": 0.3, "rest": 0.7}])
     tokens = torch.tensor([[EOS, *encode("working slowly"), VOCAB_SIZE + 5, 9]])
-    found = [policy(tokens[:, :t]).item() for t in range(5)]
+    found = [policy(tokens[:, :t])[0] for t in range(5)]
     assert found == pytest.approx([0.7, 0.7, 0.3, 0.7, 0.7])

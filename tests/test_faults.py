@@ -364,7 +364,7 @@ def test_one_and_two_threads_agree(undisturbed, tmp_path):
 
 def test_memory_stays_flat_over_200_rounds():
     """Bugs: a graph, a rollout or a reference model kept for every round."""
-    cfg = Config(experiments=("mix",), temperatures=(0.0, 0.5, 1.0), rounds=200, prompts=9,
+    cfg = Config(experiments=("mix",), choices=(0.0, 0.5, 1.0), rounds=200, prompts=9,
                  responses=4, steps=2, device="cpu")
     rounds, counts, peaks = [], [], []
 

@@ -21,10 +21,10 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#555555"
 STRANGE = 1000.0
 
 
-def made(found, experiments=("mix",), temperatures=(0.0, 1.5), **more):
+def made(found, experiments=("mix",), choices=(0.0, 1.5), **more):
     """Results as a run saves them, of some rows."""
     config = dict(experiments=experiments, levels=("token", "sequence"),
-                  variants=("latent", "nll"), temperatures=temperatures)
+                  variants=("latent", "nll"), choices=choices)
     return dict(config=config, rows=found) | more
 
 
@@ -344,7 +344,7 @@ def test_words_stand_on_the_colour_of_their_own_temperature():
                sample("math", ["no"], [0.0], level="sequence"),
                sample("math", ["7", "four", "."], [0.0, 1.5, 0.75]),
                sample("math", ["no"], [1.5]), sample("story", long, [0.5, 0.5, 0.5, 0.5, 1.5])]
-    figure = plots.text(made([], samples=samples, temperatures=(0.0, 0.5, 1.5)))
+    figure = plots.text(made([], samples=samples, choices=(0.0, 0.5, 1.5)))
     axis, bar = figure.axes
     cividis = matplotlib.colormaps["cividis"]
     found = [(t.get_text(), *listed(t.get_position()), t.get_color(), None if t.get_bbox_patch()

@@ -30,7 +30,7 @@ from toy.pretrain import new_model
 from toy.stages import Job, Silent
 
 TINY = ("--device cpu --rounds 2 --prompts 12 --responses 4 --steps 2 --test-prompts 6 "
-        "--test-samples 2 --votes 8 --oracle-prompts 3 --temperatures 0,0.5,1").split()
+        "--test-samples 2 --votes 8 --oracle-prompts 3 --choices 0,0.5,1").split()
 NAMES = ("pairs", "gradient", "change", "unfrozen", "failure")
 
 
@@ -272,7 +272,7 @@ def test_gather_takes_the_first_pairs_of_both_sides(monkeypatch):
     assert [of for of, _ in draws] == [("mix", "train", 240, "rng")] * 3
     for (model, _, samples, gen), more in responds:
         assert (model, samples, gen, more["decoder"].level) == ("base", 8, "gen", "sequence")
-        assert more["decoder"].choices == cfg.temperatures
+        assert more["decoder"].choices == cfg.choices
     assert len({id(more["decoder"]) for _, more in responds}) == 1
     responds.clear()
     sweeps.gather(cfg, "base", Case("pairs", "mix", "sequence"), 4, "gen", "rng")
@@ -348,7 +348,7 @@ def test_signal_and_noise_of_known_gradients(level, monkeypatch):
     |mean|^2 - noise^2 / n, never below 0, and noise^2, the sum of the unbiased variances. Bugs: the
     bias left in or taken off twice, a variance over weights, signal and noise swapped, the cosine
     with itself, the rejected side in NLL, the exact form at the token level."""
-    cfg, n = Config(device="cpu", n_embd=3, temperatures=(0.0, 0.5)), 6
+    cfg, n = Config(device="cpu", n_embd=3, choices=(0.0, 0.5)), 6
     size = 3 * 2 + 2  # the last layer's weights and biases
     rng = np.random.default_rng(0)
     forms = ["separate", "latent", "nll", *(["latent, exact"] if level == "sequence" else [])]
@@ -537,12 +537,12 @@ def test_three_unfrozen_rounds(setting, monkeypatch):
     assert [f["value"] for f in of["corpus loss of the base"]] == [start]
     assert [f["value"] for f in of["reward"]] == [0.5]
     assert [(f["temperature"], f["value"]) for f in of["reward at a fixed temperature"]] == [
-        (tau, 0.875) for tau in cfg.temperatures]  # of two responses each
+        (tau, 0.875) for tau in cfg.choices]  # of two responses each
     trained = [(of, more) for of, more in responds if "decoder" in more]
     assert [of[2] for of, _ in trained] == [8] * 3
     assert all(of[0] is rounds[0][0] for of, _ in responds)
     assert [more["temperature"] for of, more in responds if "temperature" in more] == list(
-        cfg.temperatures) and all(of[1] == ["the test"] for of, more in responds
+        cfg.choices) and all(of[1] == ["the test"] for of, more in responds
                                   if "temperature" in more)
     _, rng = sweeps.randomness("cpu", "unfrozen", 1, 2)
     assert [of[1][0][1] for of, _ in trained] == [f"sum {rng.random()}" for _ in range(3)]
@@ -607,7 +607,7 @@ def test_compare_takes_the_best_fixed_temperature(monkeypatch):
                      dict(metric="best fixed", value=0.5, variant="v", group=1)]
     assert [of for of, _ in rewards] == [("base", "decoder", "asked", "gen")]
     assert {of for of, _ in responds} == {("base", "asked", 4, "gen")}
-    assert [more["temperature"] for _, more in responds] == list(Config().temperatures)
+    assert [more["temperature"] for _, more in responds] == list(Config().choices)
 
 
 def failed(monkeypatch, setting, experiment, x=None, level="token", **instead):

@@ -17,7 +17,7 @@ ANOTHER = dict(experiment="elsewhere", level="other", variant="nll", select="oth
 
 
 def made_up(found, **config):
-    config = dict(experiments=["mix"], variants=["latent", "nll"], temperatures=[0.0, 0.5]) | config
+    config = dict(experiments=["mix"], variants=["latent", "nll"], choices=[0.0, 0.5]) | config
     return dict(config=config, stages={}, rows=found)
 
 

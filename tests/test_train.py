@@ -26,7 +26,7 @@ from train_toy import make_pairs
 ROOT = Path(__file__).parent.parent
 SMALL = ("--device cpu --n-layer 1 --n-head 1 --n-embd 8 --pretrain-steps 1 --rounds 2 "
          "--prompts 3 --responses 6 --steps 2 --test-prompts 4 --test-samples 2 "
-         "--oracle-prompts 2 --votes 4 --temperatures 0,0.5,1.5 --experiments constrained").split()
+         "--oracle-prompts 2 --votes 4 --choices 0,0.5,1.5 --experiments constrained").split()
 
 
 def config(*arguments):
@@ -433,7 +433,7 @@ OPTIONS = {  # an option -> a value that has to change what is learned, and what
     "beta": "--beta 5", "lr": "--lr 0.03", "rounds": "--rounds 3", "prompts": "--prompts 4",
     "responses": "--responses 4", "steps": "--steps 4", "pairing": "--pairing all",
     "top-k pairing": "--pairing top-k --top-k 2", "reference": "--reference initial",
-    "model_lr": "--model-lr 0.01", "temperatures": "--temperatures 0,0.5,1.4"}
+    "model_lr": "--model-lr 0.01", "choices": "--choices 0,0.5,1.4"}
 
 
 @pytest.fixture(scope="module")
@@ -503,7 +503,7 @@ CHOOSE = {"out": "elsewhere", "experiments": ("mix",), "levels": ("token",),
           "variants": ("joint",), "seed": 7, "seeds": 2, "base_seeds": 2}  # only what to run
 OF_BASE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "pretrain_steps": 9, "pretrain_lr": 0.1,
            "device": "cuda"}
-OF_TEST = {"temperatures": (0.3,), "test_prompts": 5, "test_samples": 3, "votes": 2,
+OF_TEST = {"choices": (0.3,), "test_prompts": 5, "test_samples": 3, "votes": 2,
            "oracle_prompts": 7}
 OF_DECODER = {"beta": 9.0, "lr": 0.5, "rounds": 5, "prompts": 4, "responses": 9, "steps": 7,
               "pairing": "all", "top_k": 2, "reference": "initial", "decoder_reference": True,

@@ -19,7 +19,7 @@ from toy.stages import Job, Stages, randomness
 
 ROOT = Path(__file__).parent.parent
 TINY = ("--experiments mix --pretrain-steps 6 --rounds 1 --prompts 9 --responses 6 --steps 2 "
-        "--test-prompts 6 --test-samples 2 --oracle-prompts 3 --temperatures 0,0.5,1").split()
+        "--test-prompts 6 --test-samples 2 --oracle-prompts 3 --choices 0,0.5,1").split()
 
 
 def run(out, *arguments):
@@ -48,12 +48,14 @@ def command(*arguments, **options):
     (["--experiments", ""], "--experiments is empty"),
     (["--variants", "nll,latent,nll"], "name each once"),
     (["--levels", "word"], "token, sequence"),
-    (["--temperatures", "0,-1"], "are (0.0, -1.0)"),
-    (["--temperatures", "0,1e31"], "from 0 to 1e+30"),
-    (["--temperatures", "nan"], "are (nan,)"),
-    (["--temperatures", ","], "are ()"),
-    (["--temperatures", "0.5,0.5"], "distinct"),
-    (["--temperatures", "0"], "makes no pair; give one above 0 too"),
+    (["--choices", "0,-1"], "is no choice"),
+    (["--choices", "0,1e31"], "is no choice"),
+    (["--choices", "nan"], "is no choice"),
+    (["--choices", ","], "are ()"),
+    (["--choices", "0.5,0.5"], "distinct"),
+    (["--choices", "0,top_q=.9"], "'top_q=.9' is no choice"),
+    (["--choices", "0,top_p=.9,top_p=0.90@1"], "distinct"),
+    (["--choices", "0"], "makes no pair; give one above 0 too"),
     (["--beta", "0"], "--beta is 0.0; give a finite number > 0"),
     (["--beta", "nan"], "--beta is nan"),
     (["--beta", "much"], "much"),
@@ -118,7 +120,7 @@ def test_defaults_are_those_of_the_published_results():
 GIVEN = {  # an option as it is written, and as it is read
     "experiments": ("vote, mix", ("vote", "mix")), "levels": ("sequence", ("sequence",)),
     "variants": ("nll,joint,latent,separate", ("nll", "joint", "latent", "separate")),
-    "temperatures": ("0,1e30, 0.25, , ", (0.0, 1e30, 0.25)), "beta": ("0.125", 0.125),
+    "choices": ("0,1e30, 0.25, , 3@min_p=.05", (0.0, 1e30, 0.25, "3@min_p=0.05")), "beta": ("0.125", 0.125),
     "lr": ("1e-9", 1e-9), "rounds": ("1", 1), "prompts": ("1", 1), "responses": ("2", 2),
     "steps": ("1", 1), "pairing": ("all", "all"), "top_k": ("99", 99),
     "reference": ("initial", "initial"), "model_lr": ("0.5", 0.5), "seed": ("0", 0),
@@ -159,8 +161,8 @@ def test_every_option_is_read_as_it_is_written():
     (dict(reference="last"), "--reference is last; choose from round, initial"),
     (dict(levels=()), "--levels is empty; choose from token, sequence"),
     (dict(experiments=("mix", "mix")), "--experiments is mix, mix; name each once"),
-    (dict(temperatures=("a",)), "--temperatures is ('a',); give numbers"),
-    (dict(temperatures=(0.5, 0.5)), "distinct"),
+    (dict(choices=("a",)), "'a' is no choice"),
+    (dict(choices=(0.5, 0.5)), "distinct"),
     (dict(n_head=3), "n_embd 64 does not divide into 3 heads"),
     (dict(responses=1), "--responses is 1; pairs need 2"),
     (dict(pairing="top-k", experiments=("constrained",), top_k=5), "--responses is 8"),
@@ -181,9 +183,9 @@ def test_what_just_fits_is_taken(monkeypatch):
     another device than the one there is."""
     fits = dict(device="cpu", pairing="top-k", experiments=("constrained",), responses=9, top_k=4)
     assert checked(Config(**fits)).top_k == 4
-    cfg = checked(Config(device="cpu", beta=1, model_lr=0, temperatures=("0", 1), top_k=99,
+    cfg = checked(Config(device="cpu", beta=1, model_lr=0, choices=("0", 1), top_k=99,
                          seed=10 ** 17))
-    assert cfg.temperatures == (0.0, 1.0) and all(type(tau) is float for tau in cfg.temperatures)
+    assert cfg.choices == (0.0, 1.0) and all(type(tau) is float for tau in cfg.choices)
     for there, found in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
         assert checked(Config()).device == found
@@ -343,7 +345,7 @@ def test_equal_seeds_give_equal_results_and_a_resumed_run_too(tmp_path, capsys):
     "--variants latent --exact-sequence --levels sequence --reference initial --rounds 2",
     "--variants joint,latent --model-lr 1e-4 --rounds 2 --pairing all",
     "--experiments constrained --pairing top-k --top-k 2",
-    "--temperatures 0.7 --base-seeds 2 --seeds 2 --levels token"])
+    "--choices 0.7 --base-seeds 2 --seeds 2 --levels token"])
 def test_every_option_runs_and_draws(arguments, tmp_path):
     results = run(tmp_path, *arguments.split())
     assert all(isinstance(row["value"], float) and row["value"] == row["value"]

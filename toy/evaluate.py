@@ -16,6 +16,7 @@ from decoder import Rollout
 from fast.generate import generate
 from tasks import EOS, EXPERIMENTS, TASKS, WORDS, decode, encode, majority, places_of, prompts
 from toy.rows import row
+from toy.samplers import choice_of, label
 from toy.stages import randomness
 
 VOTES = (1, 2, 4, 8, 16, 32)  # sizes of a majority
@@ -43,31 +44,31 @@ class Outcome:
 
 
 class ByRole:
-    """A temperature that follows the roles of what is written, as `generate` takes it."""
+    """A choice that follows the roles of what is written, as `generate` takes it."""
 
     def __init__(self, asked, tables):
-        """Each response's (task, prompt), and its {role: temperature}."""
+        """Each response's (task, prompt), and its {role: choice}."""
         self.tasks = [TASKS[name] for name, _ in asked]
         self.walks = [task.walk(prompt) for task, (_, prompt) in zip(self.tasks, asked)]
         self.tables = tables
 
     def __call__(self, tokens):
-        """(R,t) -> temperatures of the next column (R,); to be called for one t after the other."""
+        """(R,t) -> R choices of the next column; to be called for one t after the other."""
         if tokens.shape[1] == 0:
             places = [next(walk) for walk in self.walks]
         else:
             places = [walk.send(WORDS[i] if i < len(WORDS) else "")
                       for walk, i in zip(self.walks, tokens[:, -1].tolist())]
-        return torch.tensor([table[task.role_of(place)] for table, task, place in
-                             zip(self.tables, self.tasks, places)])
+        return [table[task.role_of(place)] for table, task, place in
+                zip(self.tables, self.tasks, places)]
 
 
 def respond(model, asked, samples, generator, temperature=None, **policy):
     """Sample responses at a policy and score them.  P of (task, prompt) -> Outcome
 
-    temperature: a number, or P tables {role: temperature}.
+    temperature: a choice, or P tables {role: choice}.
     """
-    every = [item for item in asked for _ in range(samples)]  # R
+    every = [item for item in asked for _ in range(samples)]
     T = max(TASKS[name].length for name, _ in asked)
     parts = []
     for start in range(0, len(every), BATCH):
@@ -78,7 +79,12 @@ def respond(model, asked, samples, generator, temperature=None, **policy):
                                  for i in range(start, start + len(block))])
         parts.append(generate(model, [encode(prompt) for _, prompt in block], T, eos=EOS,
                               temperature=tau, generator=generator, **policy))
-    rollout = Rollout.cat(parts)
+    return scored(asked, samples, Rollout.cat(parts))
+
+
+def scored(asked, samples, rollout):
+    """The rewards of what was written, and the metrics of a task that is alone.  -> Outcome"""
+    every = [item for item in asked for _ in range(samples)]  # R
     lengths = rollout.mask.sum(1).tolist()
     texts = [decode(ids[:n]) for ids, n in zip(rollout.tokens.tolist(), lengths)]
     answered = [(TASKS[name], prompt, text) for (name, prompt), text in zip(every, texts)]
@@ -155,10 +161,14 @@ def outcome_rows(outcome, **columns):
     return rows
 
 
-def used_temperatures(outcome, temperatures):
-    """Temperatures and mask of every response token; a sequence level's one for all.  -> 2 (R,T)"""
+def used_choices(outcome, choices):
+    """Choices and mask of every response token; a sequence level's one for all.  -> 2 (R,T)
+
+    choices: K labels; an array of numbers where all are temperatures.
+    """
     mask = outcome.rollout.mask.cpu().numpy()
-    taus = np.array(temperatures)[outcome.rollout.tau_idx.cpu().numpy()]
+    kind = object if any(isinstance(choice, str) for choice in choices) else float
+    taus = np.array(choices, dtype=kind)[outcome.rollout.tau_idx.cpu().numpy()]
     return np.broadcast_to(taus, mask.shape), mask
 
 
@@ -178,19 +188,21 @@ def roles_of(outcome):
     return roles
 
 
-def temperature_rows(outcome, temperatures, **columns):
-    """Which temperatures were used: shares and means per subtask, role and place in the grammar."""
+def temperature_rows(outcome, choices, **columns):
+    """Which choices were used: shares per subtask and role, and of temperatures the means, which
+    are given for each place in the grammar too."""
     rows, samples = [], outcome.rewards.shape[1]
-    taus, _ = used_temperatures(outcome, temperatures)
+    taus, _ = used_choices(outcome, choices)
+    numbers_only = taus.dtype == float
     for subtask, index in subtasks(outcome.asked):
         task, of = TASKS[subtask], columns | dict(subtask=subtask)
         numbers = responses_of(index, samples)
-        found, warm = [], []  # (place, temperature) of each word; has a response one above 0?
+        found, warm = [], []  # (place, choice) of each word; has a response one that is not 0?
         for number in numbers:
             places = places_in(outcome, number)
             used = taus[number, :len(places)]
             found += zip(places, used.tolist())
-            warm.append((used > 0).any())
+            warm.append((used != 0).any())
         rows.append(row("non_greedy", np.mean(warm), len(numbers), **of))
         by_place, by_role = {}, {None: [tau for _, tau in found]}
         for place, tau in found:
@@ -199,11 +211,13 @@ def temperature_rows(outcome, temperatures, **columns):
         for role, chosen in by_role.items():
             if not chosen:  # every response ended before
                 continue
-            rows.append(row("mean_temperature", np.mean(chosen), len(chosen), role=role, **of))
-            rows += [row("temperature_share", np.mean(np.array(chosen) == tau), len(chosen),
-                         role=role, tau=tau, **of) for tau in temperatures]
-        rows += [row("mean_temperature", np.mean(chosen), len(chosen), place=place, **of)
-                 for place, chosen in by_place.items()]
+            if numbers_only:
+                rows.append(row("mean_temperature", np.mean(chosen), len(chosen), role=role, **of))
+            rows += [row("temperature_share", np.mean([used == tau for used in chosen]),
+                         len(chosen), role=role, tau=tau, **of) for tau in choices]
+        if numbers_only:
+            rows += [row("mean_temperature", np.mean(chosen), len(chosen), place=place, **of)
+                     for place, chosen in by_place.items()]
     return rows
 
 
@@ -214,20 +228,21 @@ def win_rows(ours, fixed, **columns):
             for subtask, index in groups(ours.asked) for tau, scores in fixed.items()]
 
 
-def round_rows(outcome, temperatures, sides, stats, columns):
+def round_rows(outcome, choices, sides, stats, columns):
     """A training round: its statistics, reward and mean temperature of each subtask, and the share
-    of each temperature among the chosen and among the rejected."""
+    of each choice among the chosen and among the rejected."""
     rows = [row(name, value, columns["pairs"], **columns) for name, value in stats.items()]
     rows.append(row("round_reward", outcome.rewards.mean(), outcome.rewards.size, **columns))
-    taus, mask = used_temperatures(outcome, temperatures)
+    taus, mask = used_choices(outcome, choices)
     for subtask, index in subtasks(outcome.asked):
         numbers = responses_of(index, outcome.rewards.shape[1])
-        rows.append(row("round_temperature", taus[numbers][mask[numbers]].mean(), len(numbers),
-                        subtask=subtask, **columns))
+        if taus.dtype == float:
+            rows.append(row("round_temperature", taus[numbers][mask[numbers]].mean(), len(numbers),
+                            subtask=subtask, **columns))
     for side, (_, rollout) in zip(("chosen", "rejected"), sides):
         used = rollout.tau_idx[rollout.mask[:, :rollout.tau_idx.shape[1]]]
         rows += [row("temperature_share", (used == k).float().mean(), used.numel(), side=side,
-                     tau=tau, **columns) for k, tau in enumerate(temperatures)]
+                     tau=tau, **columns) for k, tau in enumerate(choices)]
     return rows
 
 
@@ -236,10 +251,11 @@ def round_line(rows):
     of = {r["metric"]: r["value"] for r in rows}
     taus = [f"{r['subtask']} {r['value']:.2f}" for r in rows if r["metric"] == "round_temperature"]
     right = f"  pair accuracy {of['pair_accuracy']:.2f}" if "pair_accuracy" in of else ""
+    warmth = f"  mean temperature {', '.join(taus)}" if taus else ""
     lost = f"  impossible tokens {of['impossible']:.3%}" if of["impossible"] else ""
     return (f"  round {rows[0]['round'] + 1}  pairs {rows[0]['pairs']:4d}  reward "
             f"{of['round_reward']:6.3f}  loss {of['loss_first']:.3f} -> {of['loss_last']:.3f}"
-            f"{right}  mean temperature {', '.join(taus)}{lost}")
+            f"{right}{warmth}{lost}")
 
 
 def with_votes(outcome):
@@ -252,17 +268,17 @@ def with_votes(outcome):
     return {name: torch.as_tensor(values) for name, values in scores.items()}
 
 
-# --- the oracle: the best temperature per role, by a race -----------------------------------------
+# --- the oracle: the best choice per role, by a race ----------------------------------------------
 
 
-def all_tables(name, temperatures):
-    """Every way to give the task's roles a temperature.  -> list of {role: temperature}"""
+def all_tables(name, choices):
+    """Every way to give the task's roles a choice.  -> list of {role: choice}"""
     roles = list(dict.fromkeys([*TASKS[name].roles.values(), "rest"]))
-    return [dict(zip(roles, taus)) for taus in itertools.product(temperatures, repeat=len(roles))]
+    return [dict(zip(roles, given)) for given in itertools.product(choices, repeat=len(roles))]
 
 
-def search_oracle(model, asked, temperatures, samples, generator, votes=None, margin=3.0):
-    """The best temperature for every role of each task.  -> {task: {role: tau}}
+def search_oracle(model, asked, choices, samples, generator, votes=None, margin=3.0):
+    """The best choice for every role of each task.  -> {task: {role: choice}}
 
     By reward, or by the accuracy of a majority of `votes`. All tables run on the first prompts; one
     that falls behind the leader by more than `margin` standard errors of their difference is out,
@@ -270,7 +286,7 @@ def search_oracle(model, asked, temperatures, samples, generator, votes=None, ma
     """
     best = {}
     for name, index in subtasks(asked):
-        tables = all_tables(name, temperatures)
+        tables = all_tables(name, choices)
         values = np.empty((len(tables), 0))  # (tables, prompts so far)
         heats = np.split(index, [-(-len(index) // 4), -(-len(index) // 2)])
         for heat in heats:
@@ -301,13 +317,14 @@ def test_set(cfg, experiment):
 
 
 def measure_fixed(cfg, model, job, run):
-    """Every fixed temperature and the oracle on the test prompts.  -> rows, scores of each"""
+    """Every fixed choice and the oracle on the test prompts.  -> rows, scores of each"""
     gen, rng = randomness(cfg.device, *job.seeds("fixed"))
     asked, samples = test_set(cfg, job.experiment)
     rows, fixed, oracle = [], {}, {}
-    for i, tau in enumerate(cfg.temperatures):
-        run.tick((i + 1) / len(cfg.temperatures) * 0.7, f"temperature {tau}")
-        outcome = respond(model, asked, samples, gen, temperature=tau)
+    choices = [choice_of(tau) for tau in cfg.choices]
+    for i, (tau, choice) in enumerate(zip(cfg.choices, choices)):
+        run.tick((i + 1) / len(choices) * 0.7, f"temperature {tau}")
+        outcome = respond(model, asked, samples, gen, temperature=choice)
         rows += outcome_rows(outcome, policy="fixed", temperature=tau, **job.columns)
         fixed[tau] = with_votes(outcome)
     search = draw_prompts(job.experiment, "validation", cfg.oracle_prompts, rng)
@@ -315,14 +332,15 @@ def measure_fixed(cfg, model, job, run):
     columns = job.columns | dict(policy="oracle")
     for votes in (SEARCHED_VOTES, None) if voted else (None,):
         run.tick(0.8, "searching the oracle")
-        tables = search_oracle(model, search, cfg.temperatures, votes or 4, gen, votes)
+        tables = search_oracle(model, search, choices, votes or 4, gen, votes)
         outcome = respond(model, asked, samples, gen,
                           temperature=[tables[name] for name, _ in asked])
         # of the two oracles of a vote, the one searched by votes reports the votes
         rows += [found for found in outcome_rows(outcome, **columns)
                  if (found["metric"] == "vote_accuracy") == bool(votes)]
-        rows += [row("oracle_temperature", tau, len(search), subtask=name, role=role, votes=votes,
-                     **columns) for name, table in tables.items() for role, tau in table.items()]
+        rows += [row("oracle_choice", 1, len(search), subtask=name, role=role, votes=votes,
+                     tau=label(choice), **columns)
+                 for name, table in tables.items() for role, choice in table.items()]
         oracle |= {name: x for name, x in with_votes(outcome).items()
                    if name.startswith("vote_accuracy") == bool(votes)}
     return dict(rows=rows, fixed=fixed, oracle=oracle)
@@ -341,17 +359,17 @@ def measure_adaptive(cfg, model, decoder, fixed, job, columns, run):
         outcome = respond(model, asked, samples, gen, decoder=decoder, tau_select=select)
         of = columns | dict(policy="adaptive", select=select)
         rows += outcome_rows(outcome, **of)
-        rows += temperature_rows(outcome, decoder.choices, **of)
+        rows += temperature_rows(outcome, cfg.choices, **of)
         rows += win_rows(outcome, fixed["fixed"], **of)
         kept[select] = with_votes(outcome)
-    texts = [columns | text for text in examples(outcome, decoder.choices)]
+    texts = [columns | text for text in examples(outcome, cfg.choices)]
     return dict(rows=rows, samples=texts, scores=kept)
 
 
-def examples(outcome, temperatures):
-    """The response of median reward to one prompt of each subtask: its words and temperatures."""
+def examples(outcome, choices):
+    """The response of median reward to one prompt of each subtask: its words and their choices."""
     found, samples = [], outcome.rewards.shape[1]
-    taus, _ = used_temperatures(outcome, temperatures)
+    taus, _ = used_choices(outcome, choices)
     for subtask, index in subtasks(outcome.asked):
         prompt = index[0]
         sample = np.argsort(outcome.rewards[prompt], kind="stable")[samples // 2]

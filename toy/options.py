@@ -8,6 +8,7 @@ from decoder import LEVELS, AdaptiveDecoder
 from lpo import VARIANTS
 from model import GPTConfig
 from tasks import EXPERIMENTS, TASKS
+from toy.samplers import choice_of, label
 
 PAIRINGS = ("best-worst", "top-k", "all")
 
@@ -21,7 +22,8 @@ class Config:
     experiments: tuple = option(tuple(EXPERIMENTS), "comma-separated", tuple(EXPERIMENTS))
     levels: tuple = option(LEVELS, "a temperature a token, or one a response", LEVELS)
     variants: tuple = option(("latent",), "losses, comma-separated", (*VARIANTS, "nll"))
-    temperatures: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), "choices, comma-separated")
+    choices: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), "temperatures, or sampler settings "
+                            "as in top_p=.9 or min_p=.05@3 (toy/samplers.py), comma-separated")
     beta: float = option(0.5, "larger stays closer to the reference")
     lr: float = option(2e-3, "the decoder's learning rate in round one; then it falls linearly")
     rounds: int = option(6, "times sample -> pair -> update")
@@ -102,14 +104,12 @@ def checked(cfg):
     """The Config with its device filled in; ValueError on a value that cannot run."""
     for f in fields(cfg):
         check_value(f, getattr(cfg, f.name))
-    try:
-        cfg = replace(cfg, temperatures=tuple(map(float, cfg.temperatures)))
-    except (ValueError, TypeError):
-        raise ValueError(f"--temperatures is {cfg.temperatures}; give numbers") from None
-    AdaptiveDecoder(1, cfg.temperatures)
-    if not any(cfg.temperatures):
-        raise ValueError("--temperatures 0 writes one response a prompt, which makes no pair; give "
-                         "one above 0 too")
+    choices = tuple(map(choice_of, cfg.choices))
+    AdaptiveDecoder(1, choices)
+    if choices == (0.0,):
+        raise ValueError("--choices 0 writes one response a prompt, which makes no pair; give one "
+                         "above 0 too")
+    cfg = replace(cfg, choices=tuple(map(label, choices)))
     GPTConfig(1, 1, cfg.n_layer, cfg.n_head, cfg.n_embd)
     if cfg.pairing == "top-k":
         for experiment in cfg.experiments:

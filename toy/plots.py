@@ -60,7 +60,7 @@ def tints(colour, n):
 
 def grouped(rows, column):
     """x values and, for each, the values of the rows that have it."""
-    xs = sorted({row[column] for row in rows})
+    xs = sorted({row[column] for row in rows}, key=lambda x: (isinstance(x, str), x))
     return xs, [[row["value"] for row in rows if row[column] == x] for x in xs]
 
 
@@ -76,8 +76,13 @@ def dots(axis, xs, groups, scale=1.0):
                       alpha=0.55, zorder=4, lw=0)
 
 
+def labels(choices):
+    """Temperatures as short numbers, sampler settings by their names."""
+    return [choice if isinstance(choice, str) else f"{choice:g}" for choice in choices]
+
+
 def temperature_ticks(axis, at, taus):
-    axis.set_xticks(at, [f"{tau:g}" for tau in taus], rotation=90)
+    axis.set_xticks(at, labels(taus), rotation=90)
 
 
 def subtasks_of(results):
@@ -107,6 +112,9 @@ def interval_marks(axis, xs, found, **options):
 def fixed_curve(axis, results, scale=1.0, **wanted):
     """A metric against the fixed temperature: its mean, and each base model."""
     xs, groups = grouped(where(results, policy="fixed", **wanted), "temperature")
+    if any(isinstance(x, str) for x in xs):  # sampler settings have no place on an axis of numbers
+        temperature_ticks(axis, range(len(xs)), xs)
+        xs = range(len(xs))
     axis.plot(xs, scale * means(groups), color=FIXED, marker="o", ms=4, label="fixed temperature")
     dots(axis, xs, groups, scale)
 
@@ -171,7 +179,7 @@ def places(results):
             dots(axis, at, groups)
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
         axis.set_title(subtask)
-        axis.set_ylim(-0.05, max(results["config"]["temperatures"]) + 0.05)
+        axis.set_ylim(-0.05, max(results["config"]["choices"]) + 0.05)
     axes[0].set_ylabel("mean temperature")
     legend_below(figure, axes, 2)
     figure.suptitle("Mean temperature at each place of a sentence")
@@ -204,7 +212,7 @@ def win_rates(results):
     """(d) Win rate of the adaptive decoders against each fixed temperature."""
     experiments = results["config"]["experiments"]
     figure, axes = panels(len(experiments), 4, 2.8, sharey=True)
-    taus = results["config"]["temperatures"]
+    taus = results["config"]["choices"]
     for axis, experiment in zip(axes, experiments):
         for shift, (level, colour) in zip((-0.12, 0.12), LEVEL_COLOURS.items()):
             found = [interval(results, "win_rate", experiment=experiment, subtask=None, level=level,
@@ -262,8 +270,13 @@ def text(results):
             samples.setdefault(sample["subtask"], sample)
     if not samples:
         return None
-    taus = results["config"]["temperatures"]
-    colours, top = matplotlib.colormaps["cividis"], max(taus) or 1
+    taus = results["config"]["choices"]
+    numbers = not any(isinstance(tau, str) for tau in taus)
+    # a temperature's colour is its size, another choice's its number
+    colours, top = matplotlib.colormaps["cividis"], (max(taus) if numbers else len(taus) - 1) or 1
+
+    def shade(tau):
+        return (tau if numbers else taus.index(tau)) / top
     lines = []  # of (label, [(word, temperature or None)])
     for subtask, sample in samples.items():
         lines.append((subtask, [(sample["prompt"], None)]))
@@ -285,14 +298,14 @@ def text(results):
         x = 13
         for word, tau in words:
             box = None if tau is None else dict(boxstyle="round,pad=0.12", lw=0,
-                                                fc=colours(tau / top))
-            ink = "black" if tau is None or tau / top >= 0.5 else "white"
+                                                fc=colours(shade(tau)))
+            ink = "black" if tau is None or shade(tau) >= 0.5 else "white"
             axis.text(x, y, word, family="monospace", fontsize=8.5, va="center", bbox=box,
                       color=ink)
             x += (len(word) + 1) * 0.98
     bar = figure.add_axes((0.08, 0.42 / height, 0.4, 0.14 / height))
-    bar.imshow([[tau / top for tau in taus]], cmap=colours, vmin=0, vmax=1, aspect="auto")
-    bar.set_xticks(range(len(taus)), [f"{tau:g}" for tau in taus], fontsize=9)
+    bar.imshow([[shade(tau) for tau in taus]], cmap=colours, vmin=0, vmax=1, aspect="auto")
+    bar.set_xticks(range(len(taus)), labels(taus), fontsize=9, rotation=0 if numbers else 90)
     bar.set_yticks([])
     bar.set_title(f"temperature that a word was drawn at, {level} level", fontsize=9, pad=3)
     figure.text(0.54, 0.42 / height, "Of the responses to one test prompt, the one of median\n"

@@ -115,12 +115,18 @@ top_k, top_p, min_p, typical_p, epsilon_cutoff, top_nsigma = (
     functools.partial(Setting, kind) for kind in CUTS)
 
 
+def label(choice):
+    """What a file of results calls a choice: a temperature by its number, a setting by its name."""
+    return choice.name if callable(choice) else choice
+
+
 def choice_of(text):
-    """A choice from its name: "0.7", "min_p=.05", "min_p=.05@3" or "3@min_p=.05".
+    """A choice from its label: 0.7, "0.7", "min_p=.05", "min_p=.05@3" or "3@min_p=.05".
 
     Raises ValueError on what is neither a temperature nor one of the samplers here.
     """
-    first, at, last = str(text).partition("@")
+    text = str(text)
+    first, at, last = text.partition("@")
     cut, tau, order = (first, last, ORDERS[0]) if "=" in first else (last, first, ORDERS[1])
     kind, _, value = cut.partition("=")
     try:
