@@ -21,8 +21,8 @@ SEPARATE = "total = drawn(r.tau_logps, r.tau_idx).sum(-1)"
 MARGIN = "score(chosen, variant, exact_sequence) - score(rejected, variant, exact_sequence)"
 DEAD = ("    terms = terms.clamp(torch.finfo(terms.dtype).min)\n"
         "    return terms.logsumexp(-1).masked_fill(impossible, -math.inf)")
-SOFTMAX = "F.log_softmax(below_best / tau, dim=-1)"
-COLD = "    if tau < torch.finfo(logits.dtype).tiny:"
+SOFTMAX = "F.log_softmax(below_best / choice, dim=-1)"
+COLD = "    if choice < torch.finfo(logits.dtype).tiny:"
 TIE = "logits.argmax(-1, True)"
 PADDING = "x = x.masked_fill(~r.mask[..., None], 0) if n == T else x"
 PLACES = "return lengths[:, None] + torch.arange(T, device=lengths.device)"
@@ -52,12 +52,12 @@ BUGS = [
     Bug("sampling temperature forgotten", "lpo.py", SOFTMAX, "F.log_softmax(below_best, dim=-1)",
         "conformance", "huggingface/trl#3029, OpenRLHF/OpenRLHF#853, NVIDIA/NeMo-Aligner#46"),
     Bug("temperature applied twice", "lpo.py", SOFTMAX,
-        "F.log_softmax(below_best / tau / tau, dim=-1)", "conformance",
+        "F.log_softmax(below_best / choice / choice, dim=-1)", "conformance",
         "huggingface/trl#2358: logits from generate are scaled already; GMISWE/tinker-cloud#26"),
-    Bug("temperature multiplied", "lpo.py", SOFTMAX, "F.log_softmax(below_best * tau, dim=-1)",
+    Bug("temperature multiplied", "lpo.py", SOFTMAX, "F.log_softmax(below_best * choice, dim=-1)",
         "conformance", "inverse temperature taken for the temperature"),
     Bug("temperature 0 as a small number", "lpo.py", COLD,
-        "    tau = max(tau, 1e-2)\n" + COLD, "conformance",
+        "    choice = max(choice, 1e-2)\n" + COLD, "conformance",
         "FlashML-org/FreeToken#471: greedy as a tiny temperature, wrong on ties"),
     Bug("temperature 0 divided by", "lpo.py", COLD,
         "    tau = torch.tensor(tau)\n    if False:", "conformance", "google-deepmind/gemma#562"),
@@ -96,8 +96,8 @@ BUGS = [
         "policy = marginal(r.text_logps.sum(1), r.tau_logps[:, 0])",
         "policy = marginal(r.text_logps.mean(1), r.tau_logps[:, 0])", "conformance",
         "product of a text taken for a mean"),
-    Bug("temperatures shifted by one", "lpo.py", "index = tau_idx.expand(logps.shape[:2])",
-        "index = tau_idx.expand(logps.shape[:2]).roll(1, 1)", "conformance",
+    Bug("temperatures shifted by one", "lpo.py", "tau_idx.expand(logps.shape[:2])",
+        "tau_idx.expand(logps.shape[:2]).roll(1, 1)", "conformance",
         "PrimeIntellect-ai/prime-rl#1525"),
     Bug("NLL minimises the likelihood", "lpo.py", "return -separate_score", "return separate_score",
         "conformance", "a sign"),
@@ -114,8 +114,8 @@ BUGS = [
     Bug("a prompt token counted as response", "decoder.py", PLACES,
         PLACES.replace("lengths[:, None]", "lengths[:, None] - 1"), "test_response_logps",
         "catalogue: the prompt of a side not masked; 0xallam/Direct-Preference-Optimization#4"),
-    Bug("every row at the first temperature", "decoder.py", "every_tau[everyone, k]",
-        "every_tau[everyone, k * 0]", "test_every_temperature_and_text",
+    Bug("every row at the first temperature", "decoder.py", "every[everyone, k]",
+        "every[everyone, k * 0]", "test_every_temperature_and_text",
         "vllm-project/vllm-metal#786: one row's temperature for all"),
     Bug("the plain sampler's noise of infinity", "decoder.py",
         "uniform = uniform.clamp(min=torch.finfo(logps.dtype).tiny)", "", "test_rows_at_0",
@@ -152,13 +152,13 @@ BUGS = [
         "test_rows_at_0", "pytorch/pytorch#22557, #20179, #192577"),
     Bug("finished rows stay in the cache", "fast/generate.py", "self.cache.keep(kept)",
         "self.cache.keep(kept * 0)", "test_rows_go_on", "tokens and cache out of step"),
-    Bug("unfinished rows dropped", "fast/generate.py", "(tokens != eos).all(1)",
-        "(tokens == eos).any(1)", "test_rows_go_on", "a sign"),
+    Bug("unfinished rows dropped", "fast/generate.py", "(~torch.isin(tokens, eos)).all(1)",
+        "torch.isin(tokens, eos).any(1)", "test_rows_go_on", "a sign"),
     Bug("rows dropped while their temperatures stay", "fast/generate.py",
         "self.chosen = self.chosen[kept]", "self.chosen = self.chosen[:len(kept)]",
         "test_rows_go_on", "catalogue; the sequence level alone"),
-    Bug("a schedule one column off", "fast/generate.py", "taus = self.planned[next_place]",
-        "taus = self.planned[self.rows, self.pos - 1]", "test_fast_generation",
+    Bug("a schedule one column off", "fast/generate.py", "self.chosen = self.planned[next_place]",
+        "self.chosen = self.planned[self.rows, self.pos - 1]", "test_fast_generation",
         "catalogue; the prompt's zeros make the first token greedy"),
     Bug("the fast loop decides at every token", "fast/generate.py",
         'self.decides = self.decoder.level == "token"', "self.decides = True",
@@ -205,8 +205,9 @@ BUGS = [
         "hidden = self.norm(x)\n        return hidden @ self.token_embedding.weight.T, x",
         "test_hugging_face", "the head would read a state that the logits do not"),
     # --- pairing, in train_toy.py
-    Bug("ties counted as preferences", "train_toy.py", "if of_prompt[better] > of_prompt[worse]:",
-        "if of_prompt[better] >= of_prompt[worse]:", "test_pairs", "catalogue"),
+    Bug("ties counted as preferences", "train_toy.py",
+        "of_prompt[better] - of_prompt[worse] > TIE * size",
+        "of_prompt[better] - of_prompt[worse] >= TIE * size", "test_pairs", "catalogue"),
     Bug("worst response chosen", "train_toy.py", "np.argsort(-of_prompt", "np.argsort(of_prompt",
         "test_pairs", "catalogue"),
     Bug("pairs of another prompt", "train_toy.py",
