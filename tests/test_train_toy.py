@@ -120,8 +120,8 @@ def test_defaults_are_those_of_the_published_results():
 GIVEN = {  # an option as it is written, and as it is read
     "experiments": ("vote, mix", ("vote", "mix")), "levels": ("sequence", ("sequence",)),
     "variants": ("nll,joint,latent,separate", ("nll", "joint", "latent", "separate")),
-    "choices": ("0,1e30, 0.25, , 3@min_p=.05", (0.0, 1e30, 0.25, "3@min_p=0.05")), "beta": ("0.125", 0.125),
-    "lr": ("1e-9", 1e-9), "rounds": ("1", 1), "prompts": ("1", 1), "responses": ("2", 2),
+    "choices": ("0,1e30, 0.25, , 3@min_p=.05", (0.0, 1e30, 0.25, "3@min_p=0.05")),
+    "beta": ("0.125", 0.125), "lr": ("1e-9", 1e-9), "rounds": ("1", 1), "prompts": ("1", 1), "responses": ("2", 2),
     "steps": ("1", 1), "pairing": ("all", "all"), "top_k": ("99", 99),
     "reference": ("initial", "initial"), "model_lr": ("0.5", 0.5), "seed": ("0", 0),
     "seeds": ("1", 1), "base_seeds": ("1", 1), "device": ("cpu", "cpu"), "n_layer": ("1", 1),
