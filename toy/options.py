@@ -22,8 +22,8 @@ class Config:
     experiments: tuple = option(tuple(EXPERIMENTS), "comma-separated", tuple(EXPERIMENTS))
     levels: tuple = option(LEVELS, "a temperature a token, or one a response", LEVELS)
     variants: tuple = option(("latent",), "losses, comma-separated", (*VARIANTS, "nll"))
-    choices: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), "temperatures, or sampler settings "
-                            "as in top_p=.9 or min_p=.05@3 (toy/samplers.py), comma-separated")
+    choices: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), "temperatures, or samplers as in "
+                            "top_p=.9 or min_p=.05@3 (toy/samplers.py), comma-separated")
     beta: float = option(0.5, "larger stays closer to the reference")
     lr: float = option(2e-3, "the decoder's learning rate in round one; then it falls linearly")
     rounds: int = option(6, "times sample -> pair -> update")
