@@ -13,6 +13,7 @@ mean the same as the code; only a reader can tell. Needs pytest-cov for the map.
 """
 import argparse
 import ast
+import functools
 import json
 import multiprocessing
 import os
@@ -187,13 +188,27 @@ def newer_tests():
             if file.stat().st_mtime > MAP.stat().st_mtime and file.name != "test_planted.py"]
 
 
+@functools.cache
+def bodies(path):
+    """First and last line of every function's body."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    return [(node.body[0].lineno, node.end_lineno) for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef)]
+
+
+def at_import(path, line):
+    """Is it run once, in whichever test is the first to import the file?"""
+    return not any(first <= line <= last for first, last in bodies(path))
+
+
 def tests_of(mutant, known, budget):
     """Of the tests that touch the mutant's lines, the quickest, that take so long together."""
     path, _, first, last, *_ = mutant
     of_file = known["lines"].get(path, {})
     found = {test for line in range(first, last + 1) for test in of_file.get(str(line), [])}
-    if not found:  # run at import: whatever touches the file
-        found = {test for tests in of_file.values() for test in tests}
+    if not found or at_import(path, first):  # all tests of the pages that touch the file
+        pages = {test.split("::")[0] for tests in of_file.values() for test in tests}
+        found = {test for test in known["seconds"] if test.split("::")[0] in pages}
     chosen, spent = [], 0.0
     for test in sorted(found, key=lambda test: known["seconds"].get(test, 1e9)):
         spent += known["seconds"].get(test, 1e9)

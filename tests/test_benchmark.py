@@ -170,8 +170,12 @@ def test_replays_go_through_the_recordings_column_by_column(monkeypatch):
 
 
 def test_the_shapes_are_those_of_the_page():
-    """Bug: tables made with other sizes than the page says."""
+    """Bug: tables made with other sizes than the page says, or a section that cannot be asked for.
+    """
     page = (ROOT / "results" / "BENCHMARKS.md").read_text(encoding="utf-8")
+    sections = re.search(r"sections\s+([^)]*)\)", page)[1]
+    assert re.findall(r"`(\w+)`", sections) == [*benchmark.SECTIONS]
+    assert all(f.__name__ == name for name, f in benchmark.SECTIONS.items())
     for device, number in (("cpu", "CPU"), ("cuda", "H100")):
         tokens = re.search(rf"(\d+) prompt tokens and (\d+) new ones, (\d+) layers of (\d+)[^|]*"
                            rf"{number}[^|]*\|((?:.*\n)*?)\n", page)
@@ -214,6 +218,7 @@ def test_the_table_of_generation(there, monkeypatch, capsys):
                      zip(names, rates[B], ratios, theirs)]
     model = again[0][0][0]
     assert model.config == GPTConfig(128, 256, 2, 1, 8)
+    assert all(of[1].dtype == torch.long for of, _ in again)
     assert [(of[0] is model, of[1].tolist(), of[2]) for of, _ in again] == [
         (True, [[1] * 16] * B, 4) for B in (2, 3)]
     assert [of[:3] for of, _ in ours] == [(model, [[1] * 16] * B, 4) for B in (2, 2, 3, 3)]

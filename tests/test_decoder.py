@@ -257,6 +257,19 @@ def test_a_cache_that_cannot_be_recorded_is_asked():
     assert_same(ours, theirs)
 
 
+def test_a_head_of_its_own_is_refused():
+    """GPT-2's last layer is the embedding again. A head beside other words' embedding, or beside
+    none, is not GPT-2's; beside its own it is. Bug: an error of torch's where there is none."""
+    model = rough_model()
+    state = model.hf_state_dict()
+    model.load_hf_state_dict(state | {"lm_head.weight": state["wte.weight"].clone()})
+    without = {name: weight for name, weight in state.items() if name != "wte.weight"}
+    for wrong in (state | {"lm_head.weight": state["wte.weight"] + 1},
+                  without | {"lm_head.weight": state["wte.weight"]}):
+        with pytest.raises(ValueError, match="^lm_head.weight differs from wte.weight"):
+            model.load_hf_state_dict(wrong)
+
+
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "_orig_mod.module.transformer."])
 def test_weights_saved_by_wrappers_load(wrapper):
     model, other = rough_model(seed=1), rough_model(seed=2)
@@ -300,7 +313,7 @@ def test_the_prompts_enter_the_cache_without_a_free_column():
     assert used == [5, 6, 7]
 
 
-def on_a_gpu(columns, plan=None, generator=None):
+def on_a_gpu(columns, plan=None, generator=None, cache=None):
     """The calls of a Writing of so many columns that takes its tensors to be a GPU's, behind
     prompts of up to five tokens: recordings by their width, steps replayed or not."""
     idx, lengths, T, _, eos = plain.checked_request(
@@ -308,6 +321,7 @@ def on_a_gpu(columns, plan=None, generator=None):
     writing, calls = quick.Writing(rough_model(block_size=200), idx, lengths, T, None, False,
                                    generator), []
     writing.idx = SimpleNamespace(is_cuda=True, shape=idx.shape)
+    writing.cache = writing.cache if cache is None else cache
     writing.from_start = lambda width, check: calls.append(("start", width, check))
     writing.from_newest = lambda: calls.append("step")
     writing.plan_column = lambda column, plan: None
@@ -333,12 +347,13 @@ def test_recordings_serve_the_columns_up_to_the_next():
 
 
 def test_what_is_not_recorded():
-    """A plan made anew for each column, and noise from the CPU. There, and on a CPU, finished rows
-    are looked for every 16 columns."""
+    """A plan made anew for each column, noise from the CPU, and a cache that does not say that it
+    can be. There, and on a CPU, finished rows are looked for every 16 columns."""
     looks = [("start", 5, True), *["step"] * 15, ("look", 16), *["step"] * 16, ("look", 32),
              *["step"] * 2]
     assert on_a_gpu(34, plan=lambda tokens: None) == looks
     assert on_a_gpu(34, generator=torch.Generator()) == looks
+    assert on_a_gpu(34, cache=SimpleNamespace()) == looks
     assert on_a_gpu(34, generator=SimpleNamespace(device=torch.device("cuda", 0)))[2] == (
         "record", 36)
 

@@ -277,6 +277,20 @@ def test_temperature_rows_of_two_subtasks_by_hand():
     assert {row["policy"] for row in found} == {"adaptive"}
 
 
+def test_temperatures_stay_numbers_beside_sampler_settings():
+    """Two of three words were drawn at 0.0, one at top_p=0.9: shares alone, as there is no mean of
+    both. Bug: numpy makes texts of the numbers, which then equal none of the choices."""
+    outcome = Outcome([("story", STORY)], [["fox finds owl"]], {"reward": np.zeros((1, 1))},
+                      rolled([3], [[0, 1, 0, 1, 1, 1, 1]]))
+    taus, _ = evaluate.used_choices(outcome, (0.0, "top_p=0.9"))
+    assert taus[0].tolist()[:3] == [0.0, "top_p=0.9", 0.0] and taus.dtype == object
+    found = evaluate.temperature_rows(outcome, (0.0, "top_p=0.9"))
+    assert shown(found, "metric", "role", "tau", "value") == [
+        ("non_greedy", None, None, 1), *[("temperature_share", role, tau, value)
+                                         for role in (None, "rest") for tau, value in
+                                         ((0.0, round(2 / 3, 9)), ("top_p=0.9", round(1 / 3, 9)))]]
+
+
 def test_no_words_give_no_means():
     """Every response ends at once: nothing was drawn for a word, which is no temperature of 0."""
     outcome = Outcome([("vote", VOTE)], [["", ""]], {"reward": np.zeros((1, 2))},
@@ -539,6 +553,27 @@ def test_measure_fixed_reports_each_search_by_what_it_searched(monkeypatch):
     assert all(call.asked == evaluate.test_set(cfg, "vote")[0] for call in tested)
     again = evaluate.measure_fixed(cfg, "model", Job(8, "vote"), Silent())
     assert {row["base_seed"] for row in again["rows"]} == {8}
+
+
+def test_evaluations_say_how_far_they_are(monkeypatch):
+    """Fixed temperatures up to 0.7 of the stage, the oracle at 0.8; a decoder's in the half behind
+    its training. Bugs: beyond the whole, backwards, fraction and text swapped."""
+    raced(monkeypatch, lambda name, prompt, tau: 1.0)
+    cfg = Config(choices=(0.0, 0.5), test_prompts=5, votes=8, oracle_prompts=3, device="cpu")
+    said = []
+    run = SimpleNamespace(tick=lambda fraction, text: said.append((round(fraction, 9), text)))
+    evaluate.measure_fixed(cfg, None, Job(0, "vote"), run)
+    assert said == [(0.35, "temperature 0.0"), (0.7, "temperature 0.5"),
+                    (0.8, "searching the oracle"), (0.8, "searching the oracle")]
+    said.clear()
+    for name in ("outcome_rows", "temperature_rows", "win_rows", "examples"):
+        monkeypatch.setattr(evaluate, name, lambda *of, **columns: [])
+    monkeypatch.setattr(evaluate, "with_votes", lambda outcome: {})
+    monkeypatch.setattr(evaluate, "respond", lambda *of, **more: None)
+    evaluate.measure_adaptive(cfg, None, None, dict(fixed={}), Job(0, "vote", "token", "latent", 0),
+                              {}, run)
+    assert said == [(0.5, "evaluating, temperature by greedy"),
+                    (0.75, "evaluating, temperature by sample")]
 
 
 def test_measure_fixed_without_votes_has_one_oracle(monkeypatch):

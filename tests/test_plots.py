@@ -319,6 +319,8 @@ def test_pairs_of_round_one_are_chosen_beside_rejected():
     axis, = figure.axes
     assert bars(axis) == [("chosen", "#000000", [-0.21, 0.79, 1.79], [0.55, 0.3, 0.2], 0.4),
                           ("rejected", "#ffffff", [0.21, 1.21, 2.21], [0.25, 0.35, 0.4], 0.4)]
+    edges = {to_hex(bar.get_edgecolor(), True) for group in axis.containers for bar in group}
+    assert edges == {"#000000ff"}  # or the white ones would not be seen
     assert runs(axis) == [(2.21, 0.1), (2.21, 0.7)]
     assert levels_across(axis) == [(0.333333, GREY)]
     assert ticks(axis) == [(0, "0"), (1, "0.5"), (2, "1.5")]
@@ -371,6 +373,39 @@ def test_words_stand_on_the_colour_of_their_own_temperature():
                                                                            "no"]
     assert figure.axes[1].get_title().endswith("sequence level")
     assert plots.text(made([], samples=samples[:1])) is None
+
+
+def test_a_page_of_text_has_room_for_its_lines():
+    """0.27 inches a line above 0.95 for the scale of colours, whose bar lies below the words and
+    inside the page. Words of 45 and 46 letters make a line of 92 columns; one letter more, and the
+    second begins the next line. Bugs: words outside the page, or beneath the bar."""
+    for letters, lines in ((46, 3), (47, 4)):
+        one = dict(variant="latent", level="token", subtask="math", prompt="ask :",
+                   words=["a" * 45, "b" * letters, "c"], temperatures=[0.0, 0.5, 1.0])
+        figure = plots.text(made([], samples=[one]))
+        axis, bar = figure.axes
+        rows_of = [t.get_position()[1] for t in axis.texts if t.get_text()]
+        assert rows_of == [0, 0, 1, *((1, 2) if letters == 46 else (2, 2))]
+        assert axis.get_ylim()[0] == 3
+        height = 0.27 * 3 + 0.95
+        assert listed(figure.get_size_inches()) == [9.3, round(height, 6)]
+        assert listed(axis.get_position().bounds) == listed((0, 0.9 / height, 1,
+                                                             1 - 0.9 / height))
+        low, high = bar.get_position().y0 * height, bar.get_position().y1 * height
+        assert 0.3 < low < high < 0.9 and 0 < bar.get_position().x0 < bar.get_position().x1 < 1
+
+
+def test_sampler_settings_stand_by_name_behind_the_temperatures():
+    """On an axis of numbers 0.5 stands at 0.5; beside a setting, by its rank. Bug: a setting
+    without its name, or in a number's place."""
+    of = dict(experiment="mix", subtask="math")
+    of_fixed = [*fixed("reward", "top_p=0.9", (0.7, 0.9), **of),
+                *fixed("reward", 1.5, (0.6,), **of), *fixed("reward", 0.0, (0.2,), **of)]
+    results = made([*of_fixed, *of_all("reward", 0.6, 0.5, 0.7, level="token", subtask=None)])
+    axis, = plots.rewards(results).axes
+    assert curves(axis)["fixed temperature"][:2] == ([0, 1, 2], [0.2, 0.6, 0.8])
+    assert ticks(axis) == [(0, "0"), (1, "1.5"), (2, "top_p=0.9")]
+    assert runs(axis) == [(2, 0.7), (2, 0.9)]
 
 
 def test_other_metrics_are_in_per_cent():

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lpo import word_logps
-from toy.samplers import (CUTS, ORDERS, Setting, choice_of, epsilon_cutoff, min_p, top_k,
-                          top_nsigma, top_p, typical_p)
+from toy.samplers import (CUTS, ORDERS, Setting, choice_of, epsilon_cutoff, kept_epsilon_cutoff,
+                          kept_min_p, kept_typical_p, min_p, top_k, top_nsigma, top_p, typical_p)
 
 GEN = torch.Generator()
 
@@ -82,6 +82,20 @@ def test_the_default_cuts_first(kind, values):
                 weights = [math.exp(x / tau) if v in kept else 0.0
                            for v, x in enumerate(row.tolist())]
                 assert mine.tolist() == pytest.approx([w / sum(weights) for w in weights])
+
+
+def test_a_mass_that_is_reached_exactly_is_reached():
+    """Powers of a half, which floats hold exactly: 1/4, 1/2, 1/8, 1/8 have an entropy of 1.75 bits,
+    from which the surprises of 2, 1, 3 and 3 bits are 0.25, 0.75, 1.25 and 1.25 away. The first two
+    have 3/4 of the mass together. Bugs: one word more than the mass needs, a word at the limit
+    itself left out."""
+    logps = torch.tensor([[0.25, 0.5, 0.125, 0.125]], dtype=torch.float64).log()
+    for mass, kept in ((0.25, [1, 0, 0, 0]), (0.5, [1, 1, 0, 0]), (0.75, [1, 1, 0, 0]),
+                       (0.76, [1, 1, 1, 1])):
+        assert kept_typical_p(logps, mass).int().tolist() == [kept], mass
+    for least, kept in ((0.25, [1, 1, 0, 0]), (0.125, [1, 1, 1, 1]), (0.9, [0, 1, 0, 0])):
+        assert kept_epsilon_cutoff(logps, least).int().tolist() == [kept], least
+        assert kept_min_p(logps, 2 * least).int().tolist() == [kept if least < 0.5 else [0] * 4]
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -644,6 +644,8 @@ def test_unseen_categories(experiment, monkeypatch):
     assert 50 <= len(half) <= 60 and not any(of & unseen for of in named)
     assert set().union(*named) == set(CATEGORIES) - unseen
     assert all(split_of(prompt) == "train" for _, prompt in half)
+    few = [draw_half(experiment, "train", 1, np.random.default_rng(seed)) for seed in range(9)]
+    assert max(max(Counter(name for name, _ in of).values(), default=0) for of in few) == 1
     assert to_all == [draw_prompts]
     groups = [(more["variant"], more["group"]) for _, more in compared]
     assert groups == [(variant, group) for variant in ("trained on half", "trained on all")

@@ -2,6 +2,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -296,6 +297,26 @@ def test_a_folder_without_history_has_no_commit(tmp_path, monkeypatch):
     """git answers with an error there. Bug: an empty text, which a page would print."""
     monkeypatch.setattr(stages, "ROOT", tmp_path)
     assert stages.environment("cpu")["commit"] is None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_the_commit_is_the_one_that_git_names(tmp_path, monkeypatch, capfd):
+    """Ten digits at least, and "-dirty" where a file has changed since. Bugs: bytes, which no file
+    of results can hold, an answer that goes to the terminal, changes passed over."""
+    def git(*arguments):
+        return subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c",
+                               "user.email=a@b.c", *arguments], check=True, text=True,
+                              capture_output=True).stdout.strip()
+    git("init")
+    (tmp_path / "page").write_text("old", encoding="utf-8")
+    git("add", "page")
+    git("commit", "-m", "first")
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    head = git("rev-parse", "HEAD")[:10]
+    assert stages.environment("cpu")["commit"] == head
+    (tmp_path / "page").write_text("changed", encoding="utf-8")
+    assert stages.environment("cpu")["commit"] == f"{head}-dirty"
+    assert capfd.readouterr().out == ""
 
 
 def test_the_environment_says_what_runs_here(monkeypatch):

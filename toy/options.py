@@ -104,8 +104,11 @@ def checked(cfg):
     """The Config with its device filled in; ValueError on a value that cannot run."""
     for f in fields(cfg):
         check_value(f, getattr(cfg, f.name))
-    choices = tuple(map(choice_of, cfg.choices))
-    AdaptiveDecoder(1, choices)
+    try:
+        choices = tuple(map(choice_of, cfg.choices))
+        AdaptiveDecoder(1, choices)
+    except ValueError as error:
+        raise ValueError(f"--choices: {error}") from None
     if choices == (0.0,):
         raise ValueError("--choices 0 writes one response a prompt, which makes no pair; give one "
                          "above 0 too")
