@@ -117,7 +117,7 @@ def draw(logps, generator=None):
 def as_evaluated(model):
     """Without dropout for a while: noise would part policy from reference, sampler from scorer."""
     switched = [module for module in model.modules() if module.training]
-    model.eval()
+    model.train(False)
     try:
         yield
     finally:
