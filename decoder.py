@@ -25,7 +25,7 @@ LEVELS = ("token", "sequence")
 
 
 def choice_name(choice):
-    """What tables, figures and saved weights call a choice.  -> str"""
+    """What saved weights and errors call a choice.  -> str"""
     return str(choice.name) if callable(choice) else f"{choice:.12g}"
 
 
@@ -200,12 +200,17 @@ def whole(name, x):
         raise TypeError(f"{name} is {x!r:.60}; give a whole number") from None
 
 
+def follows_text(temperature):
+    """Is it a function of what was written? A choice that is a function has a name."""
+    return callable(temperature) and not hasattr(temperature, "name")
+
+
 def checked_plan(temperature, B, T, device):
     """The choices that were given instead of a decoder, checked.
 
     -> a function, tokens (B,t) -> K choices, index (B,): which of them each row has in column t.
     """
-    if callable(temperature) and not hasattr(temperature, "name"):
+    if follows_text(temperature):
         def plan(tokens):
             of_rows = temperature(tokens)
             of_rows = of_rows.tolist() if torch.is_tensor(of_rows) else list(of_rows)

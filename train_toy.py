@@ -69,8 +69,8 @@ def make_pairs(rewards, pairing="best-worst", second=None, k=3):
         second = real_numbers("the second criterion", second)
         require(second.shape == rewards.shape, f"the second criterion is {second.shape}; give "
                                                f"{rewards.shape}, as the rewards")
-    if pairing == "top-k" and not 1 <= k <= rewards.shape[1] // 2:
-        raise ValueError(f"top_k is {k}; of {rewards.shape[1]} responses give 1 to half")
+        require(1 <= k <= rewards.shape[1] // 2,
+                f"top_k is {k}; of {rewards.shape[1]} responses give 1 to half")
     chosen, rejected = [], []
     for p, of_prompt in enumerate(rewards):
         ranked = np.argsort(-of_prompt, kind="stable")  # best first

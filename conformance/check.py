@@ -143,6 +143,17 @@ class Process:
         self.process.wait()
 
 
+class Here:
+    """Where their module runs in this process: as the other one has it, and for tests of ours."""
+
+    def __init__(self, module):
+        self.module, self.ended = module, None
+        self.functions = [name for name in FUNCTIONS if callable(getattr(module, name, None))]
+
+    def ask(self, function, case):
+        return answer(self.module, function, case)
+
+
 def answer_questions():
     """What the other process does: load their module, then answer until it is stopped."""
     stdin, replies, questions = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w"), queue.Queue()
@@ -156,12 +167,13 @@ def answer_questions():
     try:
         module = load_module(name)
         module.DTYPE = dtype
-        reply = "gave", [each for each in FUNCTIONS if callable(getattr(module, each, None))]
+        theirs = Here(module)
+        reply = "gave", theirs.functions
     except BaseException as error:
         reply = "raised", words(error)
     while True:
         print(json.dumps(reply), file=replies, flush=True)
-        kind, what = answer(module, *questions.get())
+        kind, what = theirs.ask(*questions.get())
         reply = kind, {label: x.tolist() for label, x in what.items()} if kind == "gave" else what
 
 

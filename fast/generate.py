@@ -13,7 +13,8 @@ import math
 
 import torch
 
-from decoder import as_evaluated, checked_request, draw, response_places, rollout_of
+from decoder import (as_evaluated, checked_request, draw, follows_text, response_places,
+                     rollout_of)
 from lpo import word_logps
 
 COLUMNS = dict(cpu=16, cuda=32)  # that a graph serves, and between two looks for finished rows
@@ -44,8 +45,8 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
     # autocast would write keys and values of another type than the cache has
     with as_evaluated(model), device, torch.autocast(idx.device.type, enabled=False):
         writing = Writing(model, idx, lengths, T, decoder, tau_select == "greedy", generator)
-        replans = callable(temperature) and not hasattr(temperature, "name")
-        if decoder is None and not replans:
+        replans = follows_text(temperature)
+        if plan is not None and not replans:
             writing.plan_all(plan)
         writing.write(T, eos, plan if replans else None)
     return rollout_of(idx, lengths, writing.tau_idx.gather(1, writing.places), decoder, eos)
@@ -73,8 +74,9 @@ class Writing:
         self.idx = idx  # (B, longest prompt + T)
         self.places = response_places(lengths, T)  # (B,T): of response tokens in idx
         self.tau_idx = torch.zeros_like(idx)
-        self.planned = torch.zeros_like(idx)  # which choice, at its place
-        if decoder is not None:
+        if decoder is None:
+            self.planned = torch.zeros_like(idx)  # which choice, at its place
+        else:
             self.set_choices(decoder.choices)
         self.decides = decoder is not None
         # of the R rows that go on: their numbers, their newest token and its place
@@ -115,10 +117,9 @@ class Writing:
 
     def plan_all(self, plan):
         """The given choices of all columns: only the number of columns before one counts."""
-        for t in range(self.places.shape[1]):
-            choices, k = plan(self.idx[:, :t])  # the same choices for each
-            self.planned.scatter_(1, self.places[:, t, None], k[:, None])
-        self.set_choices(choices)
+        columns = [plan(self.idx[:, :t]) for t in range(self.places.shape[1])]
+        self.planned.scatter_(1, self.places, torch.stack([k for _, k in columns], 1))
+        self.set_choices(columns[0][0])  # the same for each
 
     def plan_column(self, column, plan):
         """The given choices of a column, from the tokens before it."""

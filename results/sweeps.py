@@ -316,11 +316,11 @@ def unseen_categories(cfg, base, fixed, case, asked, gen):
 
     def seen_prompts(experiment, split, n, rng):
         """As draw_prompts, the tasks in equal parts, without the unseen categories."""
-        kept = [item for item in draw_prompts(experiment, split, 3 * n, rng)
-                if not names_one_of(item, UNSEEN)]
-        names = EXPERIMENTS[experiment]
-        return [item for name in names
-                for item in [item for item in kept if item[0] == name][:max(1, n // len(names))]]
+        kept = {name: [] for name in EXPERIMENTS[experiment]}
+        for item in draw_prompts(experiment, split, 3 * n, rng):
+            if not names_one_of(item, UNSEEN):
+                kept[item[0]].append(item)
+        return [item for items in kept.values() for item in items[:max(1, n // len(kept))]]
     seen = set(CATEGORIES) - set(UNSEEN)
     for variant, draw in (("trained on half", seen_prompts), ("trained on all", draw_prompts)):
         _, decoder, _ = train(cfg, base, case.job, Silent(), draw)

@@ -16,7 +16,7 @@ import numpy as np
 from results import sweep_plots
 from results.sweep_plots import LOSS_NAMES, ordered
 from toy import rows
-from toy.plots import draw, subtasks_of
+from toy.plots import draw, labels, subtasks_of
 from toy.rows import interval, known, single, values
 from toy.stages import ROOT, write
 
@@ -108,9 +108,10 @@ def repeats(results, sweeps):
 
 def win_lines(results, metrics, kinds):
     """One line a fixed temperature."""
-    return [[f"{tau:g}"] + [ci(results, metric, 1, 100, temperature=tau, **kind)
+    taus = results["config"]["choices"]
+    return [[name] + [ci(results, metric, 1, 100, temperature=tau, **kind)
                             for metric, kind in zip(metrics, kinds)]
-            for tau in results["config"]["choices"]]
+            for name, tau in zip(labels(taus), taus)]
 
 
 def wins(results, sweeps):

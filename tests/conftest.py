@@ -6,3 +6,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 torch.set_num_threads(1)
+
+
+def calls_of(module):
+    """-> calls_to(monkeypatch, name): replaces a function of the module by one that notes the
+    arguments of its calls, in order, and gives an answer."""
+    def calls_to(monkeypatch, name, answer=lambda *of, **more: None):
+        calls = []
+
+        def instead(*of, **more):
+            calls.append((of, more))
+            return answer(*of, **more)
+        monkeypatch.setattr(module, name, instead)
+        return calls
+    return calls_to

@@ -49,8 +49,7 @@ SYMMETRIC = ("max", "min", "equal", "array_equal", "promote_types",
 
 
 def nodes(tree):
-    """What may be mutated, with the function or class that it stands in; no text, no defaults of
-    the program's `if __name__`, no annotations."""
+    """What may be mutated: no text, no annotations, nothing under `if __name__`."""
     def walk(node):
         if isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)):
             return

@@ -11,10 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from conftest import calls_of
 from model import GPT, GPTConfig
 from results import benchmark
 from results.benchmark import PROMPT, VOCAB
 from toy.stages import ROOT
+
+calls_to = calls_of(benchmark)
 
 
 def table_of(capsys):
@@ -37,17 +40,6 @@ def race_of(monkeypatch, durations, call=True):
         return {name: durations[name] for name in competitors}
     monkeypatch.setattr(benchmark, "race", race)
     return races
-
-
-def calls_to(monkeypatch, name, answer=lambda *of, **more: None):
-    """Replaces a function of the benchmark; the arguments of its calls, in order."""
-    calls = []
-
-    def instead(*of, **more):
-        calls.append((of, more))
-        return answer(*of, **more)
-    monkeypatch.setattr(benchmark, name, instead)
-    return calls
 
 
 # --- durations ------------------------------------------------------------------------------------

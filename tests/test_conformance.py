@@ -38,8 +38,8 @@ def close(a, b):
     return a == b or isinstance(b, float) and close(b, a)
 
 
-class Here:
-    """What check.run takes, without a process of its own. Its answer is (kind, what), or a function
+class Answers:
+    """What check.run takes, without a module. Its answer is (kind, what), or a function
     (function, case) -> (kind, what); asked: the questions it got."""
 
     def __init__(self, answer, functions=check.FUNCTIONS):
@@ -51,11 +51,11 @@ class Here:
 
 
 def loaded(path, dtype, monkeypatch):
-    """A module of functions as a Here."""
+    """A module of functions, in this process."""
     monkeypatch.setattr(sys, "path", sys.path[:])
     module = check.load_module(str(path))
     module.DTYPE = dtype
-    return Here(lambda function, case: check.answer(module, function, case))
+    return check.Here(module)
 
 
 def script(*arguments, **options):
@@ -309,8 +309,7 @@ def test_answers_of_the_wrong_form_are_misses(text, words, capsys):
     text read as the numbers they can be converted to."""
     module = SimpleNamespace()
     exec(text, module.__dict__)
-    theirs = Here(lambda function, case: check.answer(module, function, case), [text.split()[0]])
-    assert check.run(theirs, CASES[:2], "float64") == 1
+    assert check.run(check.Here(module), CASES[:2], "float64") == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"MISS  {CASES[0]['name']}  {words}") or words in lines[0]
     assert lines[3] == "0 passed, 2 missed, 0 skipped, in float64"
@@ -622,7 +621,7 @@ def test_a_reader_that_leaves_gets_no_0(argument):
 
 def started(monkeypatch, arguments):
     """What main does with a module that answers nothing.  -> arguments of Process, cases asked"""
-    seen, theirs = [], Here(("skipped", None), ["loss"])
+    seen, theirs = [], Answers(("skipped", None), ["loss"])
     theirs.stop = lambda: seen.append("stopped")
     monkeypatch.setattr(check, "Process", lambda *given: seen.append(given) or theirs)
     assert check.main(arguments) == 2
@@ -679,7 +678,7 @@ def test_tolerances_are_those_stated(function, dtype, stated, beta, stretch, cap
         last = list(got)[-1]
         index = np.argwhere(~np.isnan(got[last]))[-1]
         got[last][tuple(index)] += part * allowed
-        return Here(("gave", got), [function])
+        return Answers(("gave", got), [function])
     for part in (0.9, -0.9):
         assert check.run(answer(part), [case], dtype) == 0
         assert f"{function}: largest error where right {0.9 * stated:.1e} times" in \
@@ -699,7 +698,7 @@ def test_the_largest_error_is_over_arrays_and_cases(capsys):
         got = right(CASES[0] if first else CASES[1], "score")
         got["chosen" if first else "rejected"][0] += 5e-13 if first else 2e-13
         return "gave", got
-    assert check.run(Here(answer, ["score"]), cases, "float64") == 0
+    assert check.run(Answers(answer, ["score"]), cases, "float64") == 0
     assert "score: largest error where right 5.0e-13 times" in capsys.readouterr().out
 
 
@@ -721,7 +720,7 @@ def test_a_miss_names_the_number(capsys):
     got = right(case, "gradients")
     want = got["rejected.decoder_logits"][1, 2, 0]
     got["rejected.decoder_logits"][1, 2, :2] += 0.25
-    assert check.run(Here(("gave", got), ["gradients"]), [case], "float64") == 1
+    assert check.run(Answers(("gave", got), ["gradients"]), [case], "float64") == 1
     assert capsys.readouterr().out.splitlines()[0] == (
         f"MISS  {case['name']}  gradients rejected.decoder_logits[1, 2, 0] is {want + 0.25:.9g}, "
         f"expected {want:.9g}")
@@ -738,7 +737,7 @@ def test_the_summary_counts(capsys):
         return [("gave", right(CASES[0], "loss")), ("raised", "E: no"), ("skipped", None),
                 ("skipped", None)][at]
     functions = ["temperature_logps", "score", "loss"]
-    assert check.run(Here(answer, functions), CASES[:4], "float64") == 1
+    assert check.run(Answers(answer, functions), CASES[:4], "float64") == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ", 2)[::2] for line in lines[:4]] == [
         ["pass", "score loss"], ["MISS", "loss raised E: no"], ["skip", ""], ["pass", "score"]]
@@ -759,7 +758,7 @@ def test_the_first_miss_and_three_causes_are_named(capsys):
     def answer(function, case):
         at = [c["name"] for c in cases].index(case["name"])
         return "gave", {label: factors[at] * x for label, x in right(cases[at], function).items()}
-    assert check.run(Here(answer, ["score", "loss"]), cases, "float64") == 1
+    assert check.run(Answers(answer, ["score", "loss"]), cases, "float64") == 1
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith(f"MISS  {case['name']}  score chosen[0] is ")
                for line, case in zip(lines, cases))
@@ -772,7 +771,7 @@ def test_not_implemented_is_not_never_right(capsys):
     """NotImplementedError alone is said to be that; a function whose answers are all wrong is never
     right."""
     answers = {"loss": ("skipped", None), "score": ("gave", {"chosen": np.zeros(2)})}
-    assert check.run(Here(lambda function, case: answers[function], ["score", "loss"]), CASES[:3],
-                     "float64") == 1
+    theirs = Answers(lambda function, case: answers[function], ["score", "loss"])
+    assert check.run(theirs, CASES[:3], "float64") == 1
     out = capsys.readouterr().out
     assert "loss: skipped, not implemented" in out and "score: never right" in out

@@ -6,7 +6,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -34,9 +33,7 @@ def caught(bug, folder):
     sys.stdout = sys.stderr = open(os.devnull, "w")
     if bug.caught_by == "conformance":
         import check  # of the mutated copy
-        module = check.load_module("conformance/adapters/ours.py")
-        theirs = SimpleNamespace(functions=check.FUNCTIONS, ended=None,
-                                 ask=lambda *question: check.answer(module, *question))
+        theirs = check.Here(check.load_module("conformance/adapters/ours.py"))
         code = check.run(theirs, check.make_golden.load(), "float64")
     else:
         code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-k", bug.caught_by,

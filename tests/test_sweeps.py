@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import calls_of
 from decoder import AdaptiveDecoder, Rollout
 from lpo import ResponseLogps, score
 from results import sweep_plots, sweeps, tables
@@ -32,6 +33,7 @@ from toy.stages import Job, Silent
 TINY = ("--device cpu --rounds 2 --prompts 12 --responses 4 --steps 2 --test-prompts 6 "
         "--test-samples 2 --votes 8 --oracle-prompts 3 --choices 0,0.5,1").split()
 NAMES = ("pairs", "gradient", "change", "unfrozen", "failure")
+calls_to = calls_of(sweeps)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -205,17 +207,6 @@ def test_share_of_the_headroom():
     assert sweeps.share(0.7, fixed_scores()) == pytest.approx(0.8)
     assert sweeps.share(0.5, fixed_scores()) == pytest.approx(0)
     assert sweeps.share(0.25, fixed_scores()) == pytest.approx(-1)
-
-
-def calls_to(monkeypatch, name, answer=lambda *of, **more: None):
-    """Replaces a function of the sweeps; the arguments of its calls, in order."""
-    calls = []
-
-    def instead(*of, **more):
-        calls.append((of, more))
-        return answer(*of, **more)
-    monkeypatch.setattr(sweeps, name, instead)
-    return calls
 
 
 @pytest.mark.parametrize("option", [*sweeps.CHANGES])
