@@ -2,6 +2,9 @@
 
     README.md        the results page; its tables and figures are made from data/
     sweeps.py        what each loss costs, what each option does, where it fails
+    rivals.py        LPO beside every rival, and over sampler settings
+    rules.py         the rules among them, and the grids over which they are tuned
+    objectives.py    the other objectives and inputs of the head
     sweep_plots.py   the figures of the sweeps
     tables.py        every table of the pages, from saved results alone
     benchmark.py     speed against nanoGPT's way and transformers: BENCHMARKS.md

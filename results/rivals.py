@@ -1,0 +1,504 @@
+"""Every rival beside LPO: rules that nobody trains, sampler settings as the latent, other
+objectives, heads that see less, noisy rewards, grids of temperatures, best of k.
+
+    python -m results.rivals             3 base models x 5 seeds, one process a core
+    python -m results.rivals --quick     all of it in small, two of the experiments
+
+Rows go to rivals.json in the main job's folder, whose base models, fixed temperatures and oracle it
+shares; what is finished is kept and reused. Rules, rates, betas and the two sets of settings are
+picked on validation prompts; every number of a row is of test prompts, the same for all.
+"""
+import argparse
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import zlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from results.objectives import OBJECTIVES, SEEN, Recipe, respond_by, train_head
+from results.rules import RULES, respond_by_rule, rule_name
+from results.sweeps import LEVEL
+from tasks import EXPERIMENTS
+from toy import options
+from toy.evaluate import (draw_prompts, is_voted, measure_fixed, respond, search_oracle,
+                          temperature_rows, test_set, vote_accuracy)
+from toy.intervals import resampled
+from toy.pretrain import base_model
+from toy.rows import to_json
+from toy.samplers import choice_of, label
+from toy.stages import Job, Stages, code_of, randomness, write
+from train_toy import stage_keys
+
+TUNING_SEED = 100  # of decoders that only pick something; none of the reported ones
+RATES = (1e-3, 2e-3, 4e-3)
+COUNTS = (1, 2, 4, 8, 16, 32)  # k of best of k
+SETS = {  # of which two are picked; each has greedy decoding in it
+    "typical and cuts": "0 typical_p=.5@.6 epsilon_cutoff=.02@3 epsilon_cutoff=.05@3 "
+                        "top_nsigma=.5@3 min_p=.05@3 1",
+    "min-p": "0 min_p=.05@.6 min_p=.05 min_p=.05@2 min_p=.05@5 min_p=.3@2",
+    "top-p": "0 top_p=.3 top_p=.5 top_p=.7 top_p=.9 1",
+    "one of each": "0 .6 1 min_p=.05@3 top_nsigma=1.5@3 top_p=.9@2"}
+SETS = {name: tuple(label(choice_of(text)) for text in texts.split())
+        for name, texts in SETS.items()}
+NOISES = ("", "flip 0.1", "flip 0.2", "flip 0.4", "spread 1", "spread 3")
+NOISY_OBJECTIVES = ("latent", "separate, decoder reference", "REINFORCE",
+                    "marginal policy gradient")
+JUDGED = ("constrained", "vote")  # experiments of noisy rewards and of best of k
+MAIN = ("reward", "majority of 8")
+RECIPE = dict(prompts=80, test_samples=4)  # a round's, and of a test prompt; else the main job's
+GRIDS = {2: 1.2, 4: 0.4, 13: 0.1, 25: 0.05}  # how many temperatures from 0 to 1.2, their distance
+FIXED, ORACLE, LATENT = "best fixed temperature", "oracle over temperatures", "latent, temperatures"
+
+
+# --- what there is to do --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Training:
+    """A head, trained and measured."""
+    experiment: str
+    recipe: Recipe
+    lr: float
+    knob: float          # beta, or updates a round
+    base_seed: int = 0
+    seed: int = TUNING_SEED
+    split: str = "validation"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A rule's whole grid on validation prompts, what is best there on test prompts."""
+    experiment: str
+    rule: str
+    base_seed: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """The oracle over a set of settings, and the best single one of them."""
+    experiment: str
+    choices: tuple
+    base_seed: int
+
+
+def prompts_of(cfg, experiment, split):
+    """The prompts that all are measured on, and the samples of each."""
+    asked, _ = test_set(cfg, experiment)
+    if split == "validation":
+        _, rng = randomness("cpu", "rivals", experiment)
+        asked = draw_prompts(experiment, "validation", cfg.oracle_prompts, rng)
+    return asked
+
+
+def samples_of(cfg, experiment, split):
+    if split == "validation":
+        return 4
+    return max(COUNTS) if experiment in JUDGED else cfg.test_samples
+
+
+def measured(outcome):
+    """What is kept of an outcome, by prompt: (P,) each.  -> {metric: numbers}"""
+    found = {"reward": outcome.rewards.mean(1)}
+    if is_voted([name for name, _ in outcome.asked]) and outcome.rewards.shape[1] >= 8:
+        found["majority of 8"] = vote_accuracy(outcome, 8)
+    if outcome.rewards.shape[1] >= max(COUNTS):
+        found |= {f"best of {k}": best_of(outcome.rewards, k) for k in COUNTS}
+    return {metric: torch.as_tensor(values) for metric, values in found.items()}
+
+
+def best_of(rewards, k):
+    """The expected largest of k of S samples, without an assumption.  (P,S) -> (P,)"""
+    S = rewards.shape[1]
+    largest = [math.comb(i, k - 1) / math.comb(S, k) for i in range(S)]  # is the i-th, ascending
+    return np.sort(rewards, 1) @ np.array(largest)
+
+
+# --- doing it -------------------------------------------------------------------------------------
+
+
+def training(cfg, base, work):
+    seeds = "rivals", work.experiment, work.base_seed, work.seed
+    level = LEVEL[work.experiment]
+    model, head, curve, seconds = train_head(cfg, base, work.experiment, level, work.recipe,
+                                             work.lr, work.knob, seeds)
+    gen, _ = randomness("cpu", "measure", *seeds)
+    asked = prompts_of(cfg, work.experiment, work.split)
+    outcome = respond_by(model, head, asked, samples_of(cfg, work.experiment, work.split), gen)
+    shares = []
+    if work.recipe.choices and outcome.rollout.tau_idx is not None:
+        shares = [row for row in temperature_rows(outcome, work.recipe.choices)
+                  if row["metric"] == "temperature_share"]
+    return dict(values=measured(outcome), curve=[float(x) for x in curve], seconds=seconds,
+                shares=shares)
+
+
+def tuning(cfg, base, work):
+    """By the mean reward, and where answers are voted on by the majority of 8 too."""
+    gen, _ = randomness("cpu", "rules", work.experiment, work.base_seed, work.rule)
+    asked = prompts_of(cfg, work.experiment, "validation")
+    samples = 8 if is_voted(EXPERIMENTS[work.experiment]) else 4
+    tried = [measured(respond_by_rule(base, asked, samples, gen, rule))
+             for rule in RULES[work.rule]]
+    asked = prompts_of(cfg, work.experiment, "test")
+    values, picked = {}, {}
+    for metric in tried[0]:
+        means = [of_rule[metric].mean().item() for of_rule in tried]
+        rule = RULES[work.rule][int(np.argmax(means))]
+        found = measured(respond_by_rule(
+            base, asked, samples_of(cfg, work.experiment, "test"), gen, rule))
+        values |= {name: x for name, x in found.items()
+                   if name == metric or metric == "reward" and name not in tried[0]}
+        picked[metric] = dict(rule=rule_name(rule), value=max(means))
+    return dict(values=values, picked=picked)
+
+
+def search(cfg, base, work):
+    gen, _ = randomness("cpu", "search", work.experiment, work.base_seed)
+    asked = prompts_of(cfg, work.experiment, "validation")
+    choices = [choice_of(label) for label in work.choices]
+    tables = search_oracle(base, asked, choices, 4, gen)
+    means = [respond(base, asked, 4, gen, temperature=choice).rewards.mean() for choice in choices]
+    best = choices[int(np.argmax(means))]
+    asked = prompts_of(cfg, work.experiment, "test")
+    samples = samples_of(cfg, work.experiment, "test")
+    of_roles = respond(base, asked, samples, gen, temperature=[tables[name] for name, _ in asked])
+    return dict(oracle=measured(of_roles),
+                single=measured(respond(base, asked, samples, gen, temperature=best)))
+
+
+def fixed(cfg, base, work):
+    """The main job's seven temperatures and its oracle, with more samples where they are asked."""
+    cfg = replace(cfg, test_samples=samples_of(cfg, work.experiment, "test"),
+                  votes=samples_of(cfg, work.experiment, "test"))
+    found = measure_fixed(cfg, base, work, Quiet())
+
+    def numbers(scores):
+        kept = {"reward": scores["reward"].mean(1)}
+        if "vote_accuracy@8" in scores:
+            kept["majority of 8"] = scores["vote_accuracy@8"][:, 0]
+        if scores["reward"].shape[1] >= max(COUNTS):
+            kept |= {f"best of {k}": torch.as_tensor(best_of(scores["reward"].numpy(), k))
+                     for k in COUNTS}
+        return kept
+    return dict(fixed=[numbers(scores) for scores in found["fixed"].values()],
+                oracle=numbers(found["oracle"]))
+
+
+class Quiet:
+    def tick(self, *_):
+        pass
+
+    say = tick
+
+
+DO = {Training: training, Tuning: tuning, Search: search, Job: fixed}
+
+
+def do(given):
+    """One piece of work, in a process of its own.  -> the work, its result, its stages"""
+    cfg, work = given
+    torch.set_num_threads(1)
+    name = f"rivals-{zlib.crc32(repr(work).encode()):08x}"
+    run = Stages(cfg.out, {f"base{work.base_seed}": 1, name: 1})
+    run.say = run.tick = lambda *_: None  # many at once
+    base = base_model(cfg, work.base_seed, run)
+    if work == Job(work.base_seed):
+        return work, None, run.finished
+    _, of_adaptive = stage_keys(cfg)
+    compute = DO[type(work)]
+    key = [of_adaptive, repr(work), code_of("results/objectives.py", "results/rules.py",
+                                            compute, measured, best_of, prompts_of, samples_of)]
+    return work, run(name, key, lambda: compute(cfg, base, work)), run.finished
+
+
+class Workers:
+    """A pool, what it has found, and a line that says how far it is."""
+
+    def __init__(self, cfg, workers):
+        self.cfg = cfg
+        self.stages, self.began = {}, time.monotonic()
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit
+        self.pool = multiprocessing.get_context("spawn").Pool(workers)
+        signal.signal(signal.SIGINT, handler)
+
+    def __call__(self, what, works):
+        """-> {work: its result}"""
+        works, found = list(dict.fromkeys(works)), {}
+        for work, result, stages in self.pool.imap_unordered(
+                do, [(self.cfg, work) for work in works]):
+            found[work] = result
+            self.stages |= stages
+            done = len(found) == len(works)
+            if done or sys.stderr.isatty():
+                print(f"\r{what}: {len(found)}/{len(works)}, {time.monotonic() - self.began:.0f} s",
+                      end="\n" if done else " ", file=sys.stderr)
+        return found
+
+
+# --- the plan -------------------------------------------------------------------------------------
+
+
+def recipes(cfg, sets):
+    """{section: {label: recipe}} of all that is trained for the test prompts."""
+    latent = Recipe(choices=cfg.choices)
+    grids = {K: tuple(round(step * k, 3) for k in range(K)) for K, step in GRIDS.items()}
+    return {
+        "settings": {
+            LATENT: latent,
+            **{f"latent, {name}": replace(latent, choices=SETS[name]) for name in sets},
+            **{f"no context, {name}": replace(latent, choices=SETS[name], sees="nothing")
+               for name in sets}},
+        "objectives": {name: replace(latent, objective=name) for name in OBJECTIVES},
+        "controls": {sees: replace(latent, sees=sees) for sees in (*SEEN, "hidden state")},
+        "noise": {f"{name}; {noise}": replace(latent, objective=name, noise=noise)
+                  for name in NOISY_OBJECTIVES for noise in NOISES},
+        "grid": {**{f"K = {K}": replace(latent, choices=grid) for K, grid in grids.items()},
+                 f"K = {len(cfg.choices)}": latent,
+                 "K infinite": replace(latent, objective="continuous, DPO")}}
+
+
+def makes_sense(section, experiment, recipe):
+    """Some recipes are for one level, or for some experiments, alone."""
+    if section == "noise" and experiment not in JUDGED:
+        return False
+    if recipe.objective == "latent, exact sequence":
+        return LEVEL[experiment] == "sequence"
+    return recipe.sees != "task label" or len(EXPERIMENTS[experiment]) > 1
+
+
+def tries(cfg, experiments, quick):
+    """Each objective's search of rate and knob, equally large, on the first base model."""
+    for experiment, name in itertools.product(experiments, OBJECTIVES):
+        recipe = Recipe(name, cfg.choices)
+        if makes_sense("objectives", experiment, recipe):
+            grid = list(itertools.product(RATES, OBJECTIVES[name].knob[1]))
+            for lr, knob in grid[:1] if quick else grid:
+                yield Training(experiment, recipe, lr, knob)
+
+
+def validated(result):
+    return result["values"]["reward"].mean().item()
+
+
+def picked_sets(found, experiments):
+    """The two sets of the highest mean reward over the experiments.  -> names, means of all"""
+    means = {name: np.mean([validated(result) for work, result in found.items()
+                            if work.recipe.choices == choices]) for name, choices in SETS.items()}
+    return sorted(means, key=means.get, reverse=True)[:2], means
+
+
+def final(cfg, experiments, sets, best):
+    """What is reported of the trained.  -> {(section, experiment, label): [training of each run]}"""
+    plan = {}
+    for section, of_section in recipes(cfg, sets).items():
+        for (label, recipe), experiment in itertools.product(of_section.items(), experiments):
+            if makes_sense(section, experiment, recipe):
+                like = best[experiment, recipe.objective]
+                plan[section, experiment, label] = [
+                    [Training(experiment, recipe, like.lr, like.knob, b, seed, "test")
+                     for seed in range(cfg.seeds)] for b in range(cfg.base_seeds)]
+    return plan
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def stacked(of_runs):
+    """Numbers of runs, [[{metric: (P,)} of seeds] of base models] -> {metric: (D,S,P)}"""
+    return {metric: np.array([[numbers[metric].numpy() for numbers in seeds] for seeds in of_runs])
+            for metric in of_runs[0][0]}
+
+
+def best_fixed(of_choices):
+    """On each metric the one temperature of highest mean on these very prompts, which favours it.
+
+    [{metric: (P,)} of temperatures] -> {metric: (P,)}
+    """
+    return {metric: max((numbers[metric] for numbers in of_choices),
+                        key=lambda values: values.mean().item()) for metric in of_choices[0]}
+
+
+class Table:
+    """Rows: means, differences and shares of the headroom, with intervals by the paired bootstrap.
+
+    numbers: {(experiment, method): {metric: (D,S,P)}}, S = 1 where no seed matters.
+    """
+
+    def __init__(self, cfg, numbers):
+        self.cfg = cfg
+        self.numbers = numbers
+        self.rows = []
+
+    def add(self, section, experiment, method, metric, minus=None, share=False):
+        def of(name):
+            values = self.numbers[experiment, name][metric]
+            return np.array([values.mean(), *means(values)])  # the mean, then its resamples
+        P = self.numbers[experiment, method][metric].shape[2]
+        _, rng = randomness("cpu", "rival intervals", experiment)  # the same for all: paired
+        means = resampled(self.cfg.base_seeds, self.cfg.seeds, P, rng)
+        found = of(method)
+        if minus is not None:
+            found = found - of(minus)
+        if share:
+            headroom = of(ORACLE) - of(FIXED)
+            if not (headroom > 0).all():
+                return  # a share of what may be nothing says nothing
+            found = (found if minus is not None else found - of(FIXED)) / headroom
+        low, high = np.quantile(found[1:], (0.025, 0.975))
+        self.rows.append(dict(section=section, experiment=experiment, method=method, minus=minus,
+                              metric=metric, share=share, value=found[0], low=low, high=high))
+
+    def both(self, section, experiment, method, minus=None):
+        """Of a method's reward and of its majority of 8: the value, and its share."""
+        for metric in self.mains(experiment):
+            self.add(section, experiment, method, metric, minus)
+            self.add(section, experiment, method, metric, minus, share=True)
+
+    def mains(self, experiment):
+        return [metric for metric in MAIN if metric in self.numbers[experiment, LATENT]]
+
+    def best(self, experiment, metric, methods):
+        """The one of highest mean on the test prompts, which favours it."""
+        return max(methods, key=lambda name: self.numbers[experiment, name][metric].mean())
+
+
+def table_rows(cfg, numbers, plan, experiments, sets):
+    """Every mean, difference and share that the page asks for."""
+    table = Table(cfg, numbers)
+    for experiment in experiments:
+        for method in (FIXED, ORACLE, *RULES):
+            table.both("rules", experiment, method)
+        for name in sets:
+            for kind in ("oracle", "best single"):
+                table.both("settings", experiment, f"{kind}, {name}")
+    for section, experiment, label in plan:
+        table.both(section, experiment, label)
+        if section == "objectives" and label != "latent":
+            table.both(section, experiment, "latent", minus=label)
+    for experiment in experiments:
+        for metric in table.mains(experiment):
+            rule = table.best(experiment, metric, RULES)
+            for method in (LATENT, *(f"latent, {name}" for name in sets)):
+                table.add("best rule", experiment, method, metric, minus=rule)
+                if method != LATENT:
+                    table.add("settings", experiment, method, metric, minus=LATENT)
+        for metric in numbers[experiment, LATENT]:
+            if metric.startswith("best of"):
+                for method in (FIXED, table.best(experiment, metric, RULES), LATENT,
+                               *(f"latent, {name}" for name in sets)):
+                    table.add("best of k", experiment, method, metric)
+    return table.rows
+
+
+def run_rows(plan, found):
+    """Of the trained: shares of choices by task and role, reward by round, seconds of a round."""
+    for (section, experiment, label), works in plan.items():
+        results = [found[work] for seeds in works for work in seeds]
+        of = dict(section=section, experiment=experiment, method=label)
+        if section in ("objectives", "noise"):
+            for rnd, rewards in enumerate(zip(*(result["curve"] for result in results)), 1):
+                yield of | dict(metric="round reward", round=rnd, value=float(np.mean(rewards)),
+                                deviation=float(np.std(rewards)))
+        if section == "objectives":
+            for i, what in enumerate(("sampling", "learning")):
+                seconds = [result["seconds"][i] for result in results]
+                yield of | dict(metric=f"seconds of {what}", value=float(np.median(seconds)))
+        if section == "settings":
+            shares = {}
+            for share in (share for result in results for share in result["shares"]):
+                key = share["subtask"], share["role"], share["tau"]
+                shares.setdefault(key, []).append(share["value"])
+            for (subtask, role, choice), values in shares.items():
+                yield of | dict(metric="choice share", subtask=subtask, role=role, choice=choice,
+                                value=sum(values) / len(results))
+
+
+def picked_rows(best, rules, means):
+    """What validation prompts decided."""
+    for (experiment, objective), (value, work) in best.items():
+        yield dict(section="picked", experiment=experiment, method=objective, value=value,
+                   lr=work.lr, knob=work.knob)
+    for work, result in rules.items():
+        for metric, of in result["picked"].items():
+            yield dict(section="picked", experiment=work.experiment, method=work.rule,
+                       base_seed=work.base_seed, metric=metric, choice=of["rule"],
+                       value=of["value"])
+    for name, mean in means.items():
+        yield dict(section="picked", method=name, value=mean, choice=", ".join(map(str, SETS[name])))
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+
+def main(arguments):
+    given = dict(device="cpu", out=arguments.out, base_seeds=arguments.base_seeds,
+                 seeds=arguments.seeds)
+    small = options.QUICK | dict(base_seeds=1, seeds=1) if arguments.quick else RECIPE
+    cfg = options.checked(replace(options.Config(), **(given | small | dict(out=arguments.out))))
+    experiments = ("mix", "vote") if arguments.quick else tuple(EXPERIMENTS)
+    bases = range(cfg.base_seeds)
+    work = Workers(cfg, arguments.workers)
+    work("base models", [Job(b) for b in bases])
+    fixed = work("fixed temperatures", [Job(b, e) for e in experiments for b in bases])
+    rules = work("rules", [Tuning(e, rule, b) for rule in reversed(RULES) for e in experiments
+                           for b in bases])
+    searched = work("rates and knobs", tries(cfg, experiments, arguments.quick))
+    best = {}
+    for tried, result in searched.items():
+        name = tried.experiment, tried.recipe.objective
+        if name not in best or validated(result) > best[name][0]:
+            best[name] = validated(result), tried
+    of_latent = {name: tried for name, (_, tried) in best.items()}
+    of_sets = work("sets of settings", [
+        replace(of_latent[e, "latent"], recipe=Recipe(choices=choices))
+        for choices in SETS.values() for e in experiments])
+    sets, means = picked_sets(of_sets, experiments)
+    plan = final(cfg, experiments, sets, of_latent)
+    trained = work("heads", [w for works in plan.values() for seeds in works for w in seeds])
+    searches = work("oracles over settings", [Search(e, SETS[name], b) for name in sets
+                                              for e in experiments for b in bases])
+
+    numbers = {(e, label): stacked([[trained[w]["values"] for w in seeds] for seeds in works])
+               for (_, e, label), works in plan.items()}
+    for e in experiments:
+        numbers[e, FIXED] = stacked([[best_fixed(fixed[Job(b, e)]["fixed"])] for b in bases])
+        numbers[e, ORACLE] = stacked([[fixed[Job(b, e)]["oracle"]] for b in bases])
+        for rule in RULES:
+            numbers[e, rule] = stacked([[rules[Tuning(e, rule, b)]["values"]] for b in bases])
+        for name in sets:
+            for kind in ("oracle", "single"):
+                label = f"{'best ' if kind == 'single' else ''}{kind}, {name}"
+                numbers[e, label] = stacked([[searches[Search(e, SETS[name], b)][kind]]
+                                             for b in bases])
+    rows = [*table_rows(cfg, numbers, plan, experiments, sets), *run_rows(plan, trained),
+            *picked_rows(best, rules, means)]
+    results = dict(config=asdict(cfg) | dict(sets={name: SETS[name] for name in sets},
+                                             experiments=experiments),
+                   stages=dict(sorted(work.stages.items())), rows=rows)
+    write(Path(arguments.out) / "rivals.json", to_json(results))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base-seeds", type=int, default=3, help="base models (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="heads on each (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="in small, one of each, into out/quick")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(%(default)s here)")
+    parser.add_argument("--out", help="folder, as the main job's (out)")
+    arguments = parser.parse_args()
+    arguments.out = arguments.out or (options.QUICK["out"] if arguments.quick else "out")
+    try:
+        main(arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: the same command goes on from what is finished")
