@@ -3,6 +3,7 @@
     python notebooks/execute.py            what CI runs; the committed files stay as they are
     python notebooks/execute.py --write    the same, and the new outputs go into the files
     python notebooks/execute.py 3 4        some of them
+    python notebooks/execute.py --workers 2   two at a time
 
 The solutions of the exercises run too, pasted behind the last cell; they are never written.
 """
@@ -11,6 +12,7 @@ import base64
 import copy
 import io
 import json
+import multiprocessing
 import re
 import sys
 import time
@@ -104,28 +106,36 @@ def complaints(notebook, committed):
                 yield f"cell {number} has noise: {output.text[:300]}"
 
 
+def do(given):
+    """Execute one notebook, and write it if that is wanted and nothing is wrong.  -> its report,
+    is something wrong?"""
+    path, keep = given
+    notebook = nbformat.read(path, as_version=4)
+    try:
+        fresh, whole, seconds = executed(notebook)
+    except nbclient.exceptions.CellExecutionError as error:
+        found = re.sub(r"\x1b\[[\d;]*m", "", error.traceback).splitlines()[-12:]
+        return "\n  ".join([f"{path.name}: failed", *found]), True
+    found = list(complaints(tidy(fresh), notebook))
+    extra = f" and its solutions {whole - seconds:.0f} s" if solutions(notebook) else ""
+    if keep and not found:
+        nbformat.write(fresh, path)
+    return "\n  ".join([f"{path.name}: {seconds:.0f} s{extra}", *found]), bool(found)
+
+
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("numbers", nargs="*", help="1 to 4; none: all")
+    parser.add_argument("numbers", nargs="*", help="1 to 5; none: all")
     parser.add_argument("--write", action="store_true", help="keep the outputs in the files")
+    parser.add_argument("--workers", type=int, default=1, help="notebooks at a time (%(default)s)")
     args = parser.parse_args(argv)
     chosen = [path for path in NOTEBOOKS if not args.numbers or path.name[0] in args.numbers]
     failed = not chosen
-    for path in chosen:
-        notebook = nbformat.read(path, as_version=4)
-        try:
-            fresh, whole, seconds = executed(notebook)
-        except nbclient.exceptions.CellExecutionError as error:
-            found = re.sub(r"\x1b\[[\d;]*m", "", error.traceback).splitlines()[-12:]
-            print(f"{path.name}: failed", *found, sep="\n  ", flush=True)
-        else:
-            found = list(complaints(tidy(fresh), notebook))
-            extra = f" and its solutions {whole - seconds:.0f} s" if solutions(notebook) else ""
-            print(f"{path.name}: {seconds:.0f} s{extra}", *found, sep="\n  ", flush=True)
-            if args.write and not found:
-                nbformat.write(fresh, path)
-        failed = failed or bool(found)
+    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+        for report, wrong in pool.imap(do, [(path, args.write) for path in chosen], chunksize=1):
+            print(report, flush=True)
+            failed = failed or wrong
     return int(failed)
 
 

@@ -67,6 +67,8 @@ def clipped(r, advantages, clip=0.2):
     ratio = (drawn(r.tau_logps, r.tau_idx) - drawn(r.ref_tau_logps, r.tau_idx)).exp()  # (B,L)
     advantages = advantages[:, None]
     gains = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    if gains.shape == r.mask.shape:  # one a token: padding has a ratio of 1
+        gains = gains.masked_fill(~r.mask, 0)
     return -gains.sum(-1)
 
 
@@ -101,7 +103,7 @@ class ContinuousHead(nn.Module):
     def __init__(self, n_embd, level):
         super().__init__()
         self.level = level
-        self.mlp = AdaptiveDecoder(n_embd, [0.0], level).mlp  # with one output; starts at the middle
+        self.mlp = AdaptiveDecoder(n_embd, [0.0], level).mlp  # one output; starts in the middle
 
     def forward(self, hidden):
         """(...,C) -> (...,1)"""
@@ -233,7 +235,8 @@ class Objective:
 REINFORCE = partial(Objective, "all", reinforce)
 OBJECTIVES = {
     "latent": Objective("pairs", partial(preference, "latent", False), source="the paper"),
-    "latent, exact sequence": Objective("pairs", partial(preference, "latent", True), source="ours"),
+    "latent, exact sequence": Objective("pairs", partial(preference, "latent", True),
+                                        source="ours"),
     "separate": Objective("pairs", without_reference, source="the paper, equation 10"),
     "separate, decoder reference": Objective("pairs", partial(preference, "separate", False),
                                              source="the paper's joint loss, model frozen"),

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from decoder import choice_name
 from results.objectives import OBJECTIVES, SEEN, Recipe, respond_by, train_head
 from results.rules import RULES, respond_by_rule, rule_name
 from results.sweeps import LEVEL
@@ -163,7 +164,7 @@ def tuning(cfg, base, work):
 def search(cfg, base, work):
     gen, _ = randomness("cpu", "search", work.experiment, work.base_seed)
     asked = prompts_of(cfg, work.experiment, "validation")
-    choices = [choice_of(label) for label in work.choices]
+    choices = [choice_of(text) for text in work.choices]
     tables = search_oracle(base, asked, choices, 4, gen)
     means = [respond(base, asked, 4, gen, temperature=choice).rewards.mean() for choice in choices]
     best = choices[int(np.argmax(means))]
@@ -257,7 +258,9 @@ def recipes(cfg, sets):
             **{f"no context, {name}": replace(latent, choices=SETS[name], sees="nothing")
                for name in sets}},
         "objectives": {name: replace(latent, objective=name) for name in OBJECTIVES},
-        "controls": {sees: replace(latent, sees=sees) for sees in (*SEEN, "hidden state")},
+        "controls": {
+            **{sees: replace(latent, sees=sees) for sees in (*SEEN, "hidden state")},
+            "nothing, REINFORCE": replace(latent, sees="nothing", objective="REINFORCE")},
         "noise": {f"{name}; {noise}": replace(latent, objective=name, noise=noise)
                   for name in NOISY_OBJECTIVES for noise in NOISES},
         "grid": {**{f"K = {K}": replace(latent, choices=grid) for K, grid in grids.items()},
@@ -288,7 +291,18 @@ def validated(result):
     return result["values"]["reward"].mean().item()
 
 
-def picked_sets(found, experiments):
+def best_tries(found):
+    """Of each objective's tries on an experiment the best.  -> {(experiment, objective): (its
+    validation reward, the training)}"""
+    best = {}
+    for tried, result in found.items():
+        name = tried.experiment, tried.recipe.objective
+        if name not in best or validated(result) > best[name][0]:
+            best[name] = validated(result), tried
+    return best
+
+
+def picked_sets(found):
     """The two sets of the highest mean reward over the experiments.  -> names, means of all"""
     means = {name: np.mean([validated(result) for work, result in found.items()
                             if work.recipe.choices == choices]) for name, choices in SETS.items()}
@@ -296,13 +310,16 @@ def picked_sets(found, experiments):
 
 
 def final(cfg, experiments, sets, best):
-    """What is reported of the trained.  -> {(section, experiment, label): [training of each run]}"""
+    """What is trained to be reported.
+
+    -> {(section, experiment, label): trainings, a list for each base model}
+    """
     plan = {}
     for section, of_section in recipes(cfg, sets).items():
-        for (label, recipe), experiment in itertools.product(of_section.items(), experiments):
+        for (method, recipe), experiment in itertools.product(of_section.items(), experiments):
             if makes_sense(section, experiment, recipe):
-                like = best[experiment, recipe.objective]
-                plan[section, experiment, label] = [
+                _, like = best[experiment, recipe.objective]
+                plan[section, experiment, method] = [
                     [Training(experiment, recipe, like.lr, like.knob, b, seed, "test")
                      for seed in range(cfg.seeds)] for b in range(cfg.base_seeds)]
     return plan
@@ -379,10 +396,10 @@ def table_rows(cfg, numbers, plan, experiments, sets):
         for name in sets:
             for kind in ("oracle", "best single"):
                 table.both("settings", experiment, f"{kind}, {name}")
-    for section, experiment, label in plan:
-        table.both(section, experiment, label)
-        if section == "objectives" and label != "latent":
-            table.both(section, experiment, "latent", minus=label)
+    for section, experiment, method in plan:
+        table.both(section, experiment, method)
+        if section == "objectives" and method != "latent":
+            table.both(section, experiment, "latent", minus=method)
     for experiment in experiments:
         for metric in table.mains(experiment):
             rule = table.best(experiment, metric, RULES)
@@ -400,9 +417,9 @@ def table_rows(cfg, numbers, plan, experiments, sets):
 
 def run_rows(plan, found):
     """Of the trained: shares of choices by task and role, reward by round, seconds of a round."""
-    for (section, experiment, label), works in plan.items():
+    for (section, experiment, method), works in plan.items():
         results = [found[work] for seeds in works for work in seeds]
-        of = dict(section=section, experiment=experiment, method=label)
+        of = dict(section=section, experiment=experiment, method=method)
         if section in ("objectives", "noise"):
             for rnd, rewards in enumerate(zip(*(result["curve"] for result in results)), 1):
                 yield of | dict(metric="round reward", round=rnd, value=float(np.mean(rewards)),
@@ -432,58 +449,70 @@ def picked_rows(best, rules, means):
                        base_seed=work.base_seed, metric=metric, choice=of["rule"],
                        value=of["value"])
     for name, mean in means.items():
-        yield dict(section="picked", method=name, value=mean, choice=", ".join(map(str, SETS[name])))
+        yield dict(section="picked", method=name, value=mean,
+                   choice=", ".join(choice_name(choice_of(text)) for text in SETS[name]))
 
 
 # --- the program ----------------------------------------------------------------------------------
 
 
-def main(arguments):
-    given = dict(device="cpu", out=arguments.out, base_seeds=arguments.base_seeds,
-                 seeds=arguments.seeds)
-    small = options.QUICK | dict(base_seeds=1, seeds=1) if arguments.quick else RECIPE
-    cfg = options.checked(replace(options.Config(), **(given | small | dict(out=arguments.out))))
-    experiments = ("mix", "vote") if arguments.quick else tuple(EXPERIMENTS)
-    bases = range(cfg.base_seeds)
-    work = Workers(cfg, arguments.workers)
-    work("base models", [Job(b) for b in bases])
-    fixed = work("fixed temperatures", [Job(b, e) for e in experiments for b in bases])
-    rules = work("rules", [Tuning(e, rule, b) for rule in reversed(RULES) for e in experiments
-                           for b in bases])
-    searched = work("rates and knobs", tries(cfg, experiments, arguments.quick))
-    best = {}
-    for tried, result in searched.items():
-        name = tried.experiment, tried.recipe.objective
-        if name not in best or validated(result) > best[name][0]:
-            best[name] = validated(result), tried
-    of_latent = {name: tried for name, (_, tried) in best.items()}
-    of_sets = work("sets of settings", [
-        replace(of_latent[e, "latent"], recipe=Recipe(choices=choices))
-        for choices in SETS.values() for e in experiments])
-    sets, means = picked_sets(of_sets, experiments)
-    plan = final(cfg, experiments, sets, of_latent)
-    trained = work("heads", [w for works in plan.values() for seeds in works for w in seeds])
-    searches = work("oracles over settings", [Search(e, SETS[name], b) for name in sets
-                                              for e in experiments for b in bases])
+def config(arguments):
+    """The main job's, with a smaller round and fewer samples of a test prompt.  -> Config"""
+    given = dict(device="cpu", base_seeds=arguments.base_seeds, seeds=arguments.seeds, **RECIPE)
+    if arguments.quick:
+        given = options.QUICK | dict(device="cpu")
+    folder = arguments.out or given.get("out", "out")
+    return options.checked(replace(options.Config(), **given | dict(out=folder)))
 
-    numbers = {(e, label): stacked([[trained[w]["values"] for w in seeds] for seeds in works])
-               for (_, e, label), works in plan.items()}
+
+def numbers_of(cfg, fixed, rules, searches, plan, trained):
+    """What every method earns.  -> {(experiment, method): {metric: (D,S,P)}}"""
+    bases = range(cfg.base_seeds)
+    experiments = dict.fromkeys(experiment for _, experiment, _ in plan)
+    numbers = {(experiment, method): stacked([[trained[w]["values"] for w in seeds]
+                                              for seeds in works])
+               for (_, experiment, method), works in plan.items()}
     for e in experiments:
         numbers[e, FIXED] = stacked([[best_fixed(fixed[Job(b, e)]["fixed"])] for b in bases])
         numbers[e, ORACLE] = stacked([[fixed[Job(b, e)]["oracle"]] for b in bases])
         for rule in RULES:
             numbers[e, rule] = stacked([[rules[Tuning(e, rule, b)]["values"]] for b in bases])
-        for name in sets:
-            for kind in ("oracle", "single"):
-                label = f"{'best ' if kind == 'single' else ''}{kind}, {name}"
-                numbers[e, label] = stacked([[searches[Search(e, SETS[name], b)][kind]]
-                                             for b in bases])
+    for (e, name), of_bases in searches.items():
+        for kind, title in (("oracle", "oracle"), ("single", "best single")):
+            numbers[e, f"{title}, {name}"] = stacked([[found[kind]] for found in of_bases])
+    return numbers
+
+
+def main(arguments):
+    cfg = config(arguments)
+    experiments = ("mix", "vote") if arguments.quick else tuple(EXPERIMENTS)
+    bases = range(cfg.base_seeds)
+    work = Workers(cfg, arguments.workers)
+
+    # what is there before any head, then what validation prompts decide
+    work("base models", [Job(b) for b in bases])
+    fixed = work("fixed temperatures", [Job(b, e) for e in experiments for b in bases])
+    rules = work("rules", [Tuning(e, rule, b) for rule in reversed(RULES) for e in experiments
+                           for b in bases])
+    best = best_tries(work("rates and knobs", tries(cfg, experiments, arguments.quick)))
+    of_sets = work("sets of settings", [
+        replace(best[e, "latent"][1], recipe=Recipe(choices=choices))
+        for choices in SETS.values() for e in experiments])
+    sets, means = picked_sets(of_sets)
+
+    # what is reported
+    plan = final(cfg, experiments, sets, best)
+    trained = work("heads", [w for works in plan.values() for seeds in works for w in seeds])
+    found = work("oracles over settings", [Search(e, SETS[name], b) for name in sets
+                                           for e in experiments for b in bases])
+    searches = {(e, name): [found[Search(e, SETS[name], b)] for b in bases]
+                for e in experiments for name in sets}
+    numbers = numbers_of(cfg, fixed, rules, searches, plan, trained)
     rows = [*table_rows(cfg, numbers, plan, experiments, sets), *run_rows(plan, trained),
             *picked_rows(best, rules, means)]
-    results = dict(config=asdict(cfg) | dict(sets={name: SETS[name] for name in sets},
-                                             experiments=experiments),
-                   stages=dict(sorted(work.stages.items())), rows=rows)
-    write(Path(arguments.out) / "rivals.json", to_json(results))
+    of = dict(sets={name: SETS[name] for name in sets}, experiments=experiments)
+    results = dict(config=asdict(cfg) | of, stages=dict(sorted(work.stages.items())), rows=rows)
+    write(Path(cfg.out) / "rivals.json", to_json(results))
 
 
 if __name__ == "__main__":
@@ -491,13 +520,11 @@ if __name__ == "__main__":
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-seeds", type=int, default=3, help="base models (%(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="heads on each (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="in small, one of each, into out/quick")
+    parser.add_argument("--quick", action="store_true", help="all of it in small, into out/quick")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(%(default)s here)")
-    parser.add_argument("--out", help="folder, as the main job's (out)")
-    arguments = parser.parse_args()
-    arguments.out = arguments.out or (options.QUICK["out"] if arguments.quick else "out")
+    parser.add_argument("--out", help="folder, as the main job's (out, with --quick out/quick)")
     try:
-        main(arguments)
+        main(parser.parse_args())
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -2,14 +2,14 @@
 
 A rule looks at the model's own distribution of the next word and nothing else; mirostat alone also
 remembers how surprising its text was so far. Truncations are those of toy/samplers.py, which cut
-first and then temper. Here are the others, with the grid over which each rule is tuned on validation
-prompts.
+first and then temper. Here are the others, and the grid over which each rule is tuned on
+validation prompts.
 
 (...,V) stands for any leading dimensions and V words; entropies are in nats.
 """
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import torch
@@ -20,7 +20,7 @@ from fast.generate import generate
 from lpo import at_least_float32, word_logps
 from tasks import EOS, TASKS, encode
 from toy.evaluate import respond, scored
-from toy.samplers import (epsilon_cutoff, min_p, top_k, top_nsigma, top_p, typical_p)
+from toy.samplers import ORDERS, epsilon_cutoff, min_p, top_k, top_nsigma, top_p, typical_p
 
 COLDEST = 1e-3  # of a temperature that follows the entropy
 
@@ -68,32 +68,35 @@ class Mirostat:
     for all others. One is made for each batch, whose rows must not change.
     """
     target: float
-    temperature: float = 1.0  # applied first, as llama.cpp does
+    temperature: float = 1.0
+    order: str = ORDERS[0]  # "temper, cut" is llama.cpp's
     rate: float = 0.1
     generator: torch.Generator | None = None
     bound: torch.Tensor | None = None  # (R,1), bits
 
     @property
     def name(self):
-        return f"mirostat {self.target:g}@{self.temperature:g}"
+        cut, tau = f"mirostat={self.target:g}", f"{self.temperature:g}"
+        return f"{cut}@{tau}" if self.order == ORDERS[0] else f"{tau}@{cut}"
 
     def __call__(self, logits):
-        logps = word_logps(logits, self.temperature)  # (R,V)
+        seen = word_logps(logits, self.temperature if self.order == ORDERS[1] else 1.0)  # (R,V)
         if self.bound is None:
-            self.bound = logps.new_full((len(logps), 1), 2 * self.target)
-        bits = -logps / math.log(2)
-        best = logps.argmax(-1, keepdim=True)
+            self.bound = seen.new_full((len(seen), 1), 2 * self.target)
+        bits = -seen / math.log(2)
+        best = seen.argmax(-1, keepdim=True)
         kept = (bits <= self.bound).scatter(-1, best, True)
-        word = draw(logps.masked_fill(~kept, -math.inf), self.generator)[:, None]
+        tempered = word_logps(logits.masked_fill(~kept, -math.inf), self.temperature)
+        word = draw(tempered, self.generator)[:, None]
         self.bound = self.bound - self.rate * (bits.gather(-1, word) - self.target)
-        return torch.full_like(logps, -math.inf).scatter(-1, word, 0.0)
+        return torch.full_like(seen, -math.inf).scatter(-1, word, 0.0)
 
 
 def respond_by_rule(model, asked, samples, generator, rule):
     """Sample responses by a rule and score them.  P of (task, prompt) -> Outcome"""
     if not isinstance(rule, Mirostat):
         return respond(model, asked, samples, generator, temperature=rule)
-    rule = Mirostat(rule.target, rule.temperature, rule.rate, generator)
+    rule = replace(rule, generator=generator, bound=None)
     prompts = [encode(prompt) for _, prompt in asked for _ in range(samples)]
     T = max(TASKS[name].length for name, _ in asked)
     # no end of text for `generate`, which would drop finished rows and so shift the memory
@@ -122,8 +125,8 @@ RULES = {
     "EDT": grid(edt, (0.5, 0.7, 1.0, 1.5, 2.0), (0.1, 0.5, 1.0, 3.0)),
     "dynatemp": grid(dynatemp, (0.0, 0.2, 0.5), (0.8, 1.2, 2.0), (0.5, 1.0, 2.0)),
     "entropy slope": grid(entropy_slope, (0.1, 0.5, 1.0), (-0.3, -0.1, 0.1, 0.3, 0.6)),
-    "mirostat": [Mirostat(target, tau) for target in (0.5, 1.0, 2.0, 3.0, 4.0)
-                 for tau in (0.3, 0.6, 1.0, 2.0)],
+    "mirostat": [*grid(Mirostat, (0.5, 1.0, 2.0, 3.0, 4.0), (0.3, 0.6, 1.0, 2.0, 5.0)),
+                 *grid(Mirostat, (0.5, 1.0, 2.0, 3.0, 4.0), (0.3, 0.6, 2.0), ORDERS[1:])],
 }
 
 

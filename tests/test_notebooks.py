@@ -51,9 +51,9 @@ def project_modules(path):
     return {name for name in names if file_of(name).exists()}
 
 
-def test_there_are_four_and_the_page_about_them_names_each():
+def test_there_are_five_and_the_page_about_them_names_each():
     page = (ROOT / "notebooks/README.md").read_text(encoding="utf-8")
-    assert [path.name[:2] for path in PATHS] == ["1_", "2_", "3_", "4_"]
+    assert [path.name[:2] for path in PATHS] == ["1_", "2_", "3_", "4_", "5_"]
     for path in PATHS:
         assert f"({path.name})" in page
     for link in re.findall(r"\]\(([^)#:]+)\)", page):

@@ -62,10 +62,11 @@ def load(path):
 
 def where(results, **wanted):
     """Rows whose columns have the wanted values; a tuple offers several."""
-    def fits(row):
-        return all(row.get(column) in value if isinstance(value, tuple) else
-                   row.get(column) == value for column, value in wanted.items())
-    return [row for row in results["rows"] if fits(row)]
+    found = results["rows"]
+    for column, value in wanted.items():
+        offered = value if isinstance(value, tuple) else (value,)
+        found = [row for row in found if row.get(column) in offered]
+    return found
 
 
 def values(results, **wanted):
