@@ -1,0 +1,115 @@
+"""Our own lpo.py, decoder.py and model.py behind the four functions of check_model.py.
+
+    python conformance/check_model.py conformance/adapters/model_ours.py
+"""
+import json
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve()
+sys.path += [str(HERE.parents[1]), str(HERE.parents[2])]
+import decoder as decoding  # noqa: E402
+import lpo  # noqa: E402
+from gpt2 import read_safetensors  # noqa: E402  no more than the file format
+from model import GPT, GPTConfig  # noqa: E402
+
+DTYPE = "float64"  # check_model.py --dtype overwrites it
+
+
+@lru_cache
+def load_model(folder, dtype):
+    """-> GPT"""
+    c = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    model = GPT(GPTConfig(*(c[name] for name in ("vocab_size", "n_positions", "n_layer", "n_head",
+                                                 "n_embd"))))
+    weights = read_safetensors(Path(folder) / "model.safetensors")
+    model.load_hf_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
+    return model.to(getattr(torch, dtype)).requires_grad_(False)
+
+
+def load_decoder(folder, dtype):
+    """-> AdaptiveDecoder, a new one each time: it is going to be trained"""
+    d = json.loads((Path(folder) / "decoder.json").read_text(encoding="utf-8"))
+    head = decoding.AdaptiveDecoder(d["n_embd"], d["choices"], d["level"], d["n_hidden"])
+    weights = read_safetensors(Path(folder) / "decoder.safetensors")
+    state = {name: torch.from_numpy(w) for name, w in weights.items()}
+    head.load_state_dict({**state, "_extra_state": head.get_extra_state()})
+    return head.to(getattr(torch, dtype))
+
+
+def load(folder):
+    return load_model(folder, DTYPE), load_decoder(folder, DTYPE)
+
+
+def rollout(responses, level):
+    """B of (ids, tau_idx) below each other, padding on the right.  -> Rollout"""
+    B, T = len(responses), max(len(ids) for ids, _ in responses)
+    tokens = torch.zeros(B, T, dtype=torch.long)
+    tau_idx = torch.zeros(B, T if level == "token" else 1, dtype=torch.long)
+    mask = torch.zeros(B, T, dtype=torch.bool)
+    for b, (ids, of_ids) in enumerate(responses):
+        tokens[b, :len(ids)] = torch.tensor(ids)
+        tau_idx[b, :len(of_ids)] = torch.tensor(of_ids)
+        mask[b, :len(ids)] = True
+    return decoding.Rollout(tokens, mask, torch.zeros(B, dtype=torch.bool), tau_idx)
+
+
+@torch.no_grad()
+def score(policy, prompts, responses):
+    model, head = load(policy)
+    lpo.require(all(responses), "a response is empty; leave such rows out")
+    rows = rollout([(ids, [0] * (len(ids) if head.level == "token" else 1)) for ids in responses],
+                   head.level)
+    r = decoding.response_logps(model, head, prompts, rows)
+    mixture = lpo.marginal(r.text_logps, r.tau_logps)  # (B,T)
+    answer = []
+    for b, ids in enumerate(responses):
+        n = len(ids)
+        decisions = n if head.level == "token" else 1
+        answer.append(dict(tau_logps=r.tau_logps[b, :decisions].numpy(),
+                           text_logps=r.text_logps[b, :n].numpy(),
+                           mixture_logps=mixture[b, :n].numpy()))
+    return answer
+
+
+def generate(policy, prompts, max_new_tokens, n, seed, select):
+    model, head = load(policy)
+    eos = json.loads((Path(policy) / "config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    generator = torch.Generator().manual_seed(seed)
+    rows = [prompt for prompt in prompts for _ in range(n)]
+    drawn = decoding.generate(model, rows, max_new_tokens, head, tau_select=select, eos=eos,
+                              generator=generator)
+    lengths = drawn.mask.sum(1).tolist()
+    answer = [(ids[:length], of_ids[:length]) for ids, of_ids, length in
+              zip(drawn.tokens.tolist(), drawn.tau_idx.tolist(), lengths)]
+    return [answer[i:i + n] for i in range(0, len(answer), n)]
+
+
+def pairs(rewards, how):
+    from train_toy import make_pairs  # which imports more than the rest needs
+    chosen, rejected = make_pairs(rewards, how)
+    N = rewards.shape[1]
+    return [(i // N, i % N, j % N) for i, j in zip(chosen, rejected)]
+
+
+def train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches):
+    model, head = load(policy)
+    ref_model, ref_head = load(reference) if reference else (None, None)
+    optimizer = torch.optim.SGD(head.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        rest = list(pairs)
+        for size in micro_batches:
+            batch, rest = rest[:size], rest[size:]
+            prompts = [pair["prompt"] for pair in batch]
+            sides = [decoding.response_logps(model, head, prompts,
+                                             rollout([pair[side] for pair in batch], level),
+                                             ref_model, ref_head)
+                     for side in ("chosen", "rejected")]
+            loss = lpo.lpo_loss(*sides, variant, beta)  # (size,)
+            (loss.sum() / len(pairs)).backward()
+        optimizer.step()
+    return {name: w.detach().numpy() for name, w in head.named_parameters()}
