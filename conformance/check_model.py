@@ -464,24 +464,27 @@ def questions(dtype, n):
                lambda a, b=beta: check_optimum(a, b, every["sequence"]))
 
 
-def verdicts(theirs, dtype="float64", n=N, only=FUNCTIONS):
-    """Yields (status, function, name, line): status is "pass", "MISS" or "skip"."""
+def verdict(theirs, ask):
+    """-> "pass", "MISS" or "skip", and a line"""
+    try:
+        return "pass", ask(theirs)
+    except Skip:
+        return "skip", "not implemented"
+    except Miss as miss:
+        return "MISS", str(miss)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        return "MISS", f"the answer does not fit: {check.words(error)}"
+
+
+def verdicts(theirs, dtype, n, only):
+    """Yields (status, function, name, line)."""
     for function in FUNCTIONS:
         if function in only and function not in theirs.functions:
             yield "skip", function, "", "not supplied"
     for function, name, ask in questions(dtype, n):
-        if function not in only or function not in theirs.functions:
-            continue
-        try:
-            yield "pass", function, name, ask(theirs)
-        except Skip:
-            yield "skip", function, name, "not implemented"
-        except Miss as miss:
-            yield "MISS", function, name, str(miss)
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            yield "MISS", function, name, f"the answer does not fit: {check.words(error)}"
-        if theirs.ended:
-            return
+        if function in only and function in theirs.functions and not theirs.ended:
+            status, line = verdict(theirs, ask)
+            yield status, function, name, line
 
 
 def run(theirs, dtype, n, only):
