@@ -187,12 +187,15 @@ def check_empty(theirs, level, cases):
     kind, what = theirs.ask("score", str(KIT / level / "policy"), prompts, responses)
     if kind == "raised":
         return f"refused: {what}"
-    require(kind == "gave" or kind == "skipped", what)
     if kind == "skipped":
         raise Skip
-    for name in ("text_logps", "mixture_logps"):
-        length = len(what[1].get(name) or [])
+    require(kind == "gave", what)
+    lengths = {name: len(what[1][name]) for name in ("text_logps", "mixture_logps")
+               if what[1].get(name) is not None}
+    for name, length in lengths.items():
         require(length == 0, f"{name} of an empty response has {length} tokens, expected 0")
+    if not lengths:
+        raise Skip
     return "answered"
 
 

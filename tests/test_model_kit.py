@@ -240,7 +240,7 @@ def test_the_number_of_tests_is_fixed_before_the_draw():
 def test_adapters_pass(name, skipped):
     if name == "transformers":
         pytest.importorskip("transformers")
-    done = script(FOLDER / "adapters" / f"model_{name}.py")
+    done = script(FOLDER / "adapters" / f"model_{name}.py", "--n", 1000)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f" 0 missed, {skipped} skipped, in float64" in done.stdout
     assert "at most 1e-06" in done.stdout
@@ -255,14 +255,591 @@ def test_adapters_pass(name, skipped):
     ("import os\ndef pairs(rewards, how): os._exit(0)", 1, "pairs ended the process"),
     ("import sys\nsys.exit(0)", 2, "cannot import"),
     ("print('pass')\ndef pairs(rewards, how): print('pass'); return []", 1, "MISS  pairs"),
-    ("def score(policy, prompts, responses): return [{}] * len(prompts)", 1, "MISS|skip"),
+    ("def score(policy, prompts, responses): return [{}] * len(prompts)", 2,
+     "nothing ran"),
     ("import time\ndef pairs(rewards, how): time.sleep(9)", 1, "no answer within 1 s")))
 def test_whatever_a_module_does_there_is_a_verdict(text, status, said, tmp_path):
     path = tmp_path / "module.py"
     path.write_text(text + "\n", encoding="utf-8")
     done = script(path, "--timeout", 1)
-    if said == "MISS|skip":  # nothing scored, and only the empty response was answered
-        assert done.returncode == 0 and "skip  score  token policy" in done.stdout
-        return
     assert done.returncode == status and said in done.stdout, done.stdout + done.stderr
     assert "Traceback" not in done.stdout
+
+
+# ---- planted mistakes -------------------------------------------------------------------------------
+
+class Mistake(NamedTuple):
+    """plant(patch) makes it, patch(object, name, new) as monkeypatch.setattr. It gives the module
+    to be asked, or None: ours."""
+    name: str
+    function: str
+    part: str  # of the names of the questions that must notice
+    plant: Callable
+
+
+def altered(**functions):
+    """Our adapter with other functions."""
+    return SimpleNamespace(**{**{name: getattr(OURS, name) for name in check_model.FUNCTIONS},
+                              **functions})
+
+
+MISTAKES = []
+
+
+def mistake(name, function, part=""):
+    """Decorates `plant`."""
+    def note(plant):
+        MISTAKES.append(Mistake(name, function, part, plant))
+        return plant
+    return note
+
+
+def words(name, rule, where=lpo, function="score", part=""):
+    """Another rule (logits, choice) -> log-probabilities, in the scorer or in the sampler."""
+    MISTAKES.append(Mistake(name, function, part,
+                            lambda patch: patch(where, "word_logps", rule)))
+
+
+right_words = lpo.word_logps
+
+
+def divided(logits, tau):
+    return F.log_softmax(logits / tau, -1)
+
+
+def twice(logits, tau):
+    return right_words(logits / tau if tau else logits, tau)
+
+
+def top(keep):
+    def rule(logits, tau):
+        logps = right_words(logits, tau)
+        return logps.masked_fill(logps < logps.topk(keep).values[..., -1:], -math.inf)
+    return rule
+
+
+def nucleus(share):
+    def rule(logits, tau):
+        ordered, order = right_words(logits, tau).sort(descending=True)
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        return torch.empty_like(ordered).scatter(
+            -1, order, ordered.masked_fill(before > share, -math.inf)).log_softmax(-1)
+    return rule
+
+
+# --- score
+
+words("temperature twice", twice)
+words("temperature forgotten", lambda logits, tau: F.log_softmax(logits, -1))
+words("temperature multiplied", lambda logits, tau: F.log_softmax(logits * tau, -1))
+words("temperature 0 as 0.01", lambda logits, tau: divided(logits, max(tau, 0.01)))
+words("softmax plus epsilon", lambda logits, tau: (right_words(logits, tau).exp() + 1e-8).log())
+
+
+def shifted(logits_by, hidden_by):
+    right = decoding.aligned
+
+    def aligned(*given):
+        logits, hidden = right(*given)
+        return logits.roll(logits_by, 1), hidden.roll(hidden_by, 1)
+    return lambda patch: patch(decoding, "aligned", aligned)
+
+
+MISTAKES += [Mistake("shifted by one", "score", "", shifted(-1, -1)),
+             Mistake("head reads one token late", "score", "", shifted(0, -1)),
+             Mistake("head reads one token early", "score", "", shifted(0, 1))]
+
+
+@mistake("decided at the last token", "score", "sequence")
+def _(patch):
+    patch(decoding.AdaptiveDecoder, "response", lambda self, hidden: self(hidden[:, -1:]))
+
+
+@mistake("token level decided once", "score", "token")
+def _(patch):
+    patch(decoding.AdaptiveDecoder, "response",
+          lambda self, hidden: self(hidden[:, :1]).expand(*hidden.shape[:2], -1))
+
+
+@mistake("head reads the state before the final norm", "score")
+def _(patch):
+    right = model.GPT.forward
+
+    def forward(self, idx):
+        before = []
+        hook = self.norm.register_forward_pre_hook(lambda _, given: before.append(given[0]))
+        logits, _ = right(self, idx)
+        hook.remove()
+        return logits, before[0]
+    patch(model.GPT, "forward", forward)
+
+
+@mistake("mixture takes the most likely choice", "score")
+def _(patch):
+    patch(lpo, "marginal", lambda text, tau: (text + tau).max(-1).values)
+
+
+@mistake("mixture of logarithms", "score")
+def _(patch):
+    patch(lpo, "marginal", lambda text, tau: (text * tau.exp()).nansum(-1))
+
+
+@mistake("temperatures sorted", "score", "sequence")
+def _(patch):
+    right = OURS.load_decoder
+
+    def load(*given):
+        head = right(*given)
+        head.choices = tuple(sorted(head.choices))
+        return head
+    patch(OURS, "load_decoder", load)
+
+
+@mistake("another activation in the head", "score")
+def _(patch):
+    patch(torch.nn.SiLU, "forward", lambda self, x: F.gelu(x))
+
+
+@mistake("another GELU", "score")
+def _(patch):
+    right = F.gelu
+    patch(F, "gelu", lambda x, approximate="none": right(x))
+
+
+@mistake("single precision", "score")
+def _(patch):
+    patch(OURS, "DTYPE", "float32")
+
+
+@mistake("padded on the left without a word", "score")
+def _(patch):
+    def score(policy, prompts, responses):
+        longest = max(map(len, prompts))
+        prompts = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
+        return OURS.score(policy, [p[-8:] for p in prompts], responses)
+    return altered(score=score)
+
+
+@mistake("rows in order of length", "score")
+def _(patch):
+    def score(policy, prompts, responses):
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        return OURS.score(policy, *([rows[i] for i in order] for rows in (prompts, responses)))
+    return altered(score=score)
+
+
+@mistake("positions not made from the padding", "score")
+def _(patch):
+    module = theirs()
+    module.positions = lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
+    return module
+
+
+@mistake("padding is looked at", "score")
+def _(patch):
+    module = theirs()
+    right, unmasked = module.left_padded, lambda ids, mask: (ids, torch.ones_like(mask))
+    module.left_padded = lambda rows, pad: unmasked(*right(rows, pad))
+    return module
+
+
+@mistake("padding is wherever the end of text stands", "score")
+def _(patch):
+    module = theirs()
+    right = module.left_padded
+
+    def left_padded(rows, pad):
+        ids, _ = right(rows, pad)
+        return ids, (ids != pad).long()
+    module.left_padded = left_padded
+    return module
+
+
+@mistake("dropout stays on", "score")
+def _(patch):
+    module = theirs()
+    module.load_model(str(FOLDERS[0]), "float64").train()
+    return module
+
+
+@mistake("end of text left out", "score")
+def _(patch):
+    right = OURS.score
+
+    def score(policy, prompts, responses):
+        answer = right(policy, prompts, responses)
+        return [{name: x[:-1] if len(x) > 1 and ids[-1] == 0 else x for name, x in row.items()}
+                for row, ids in zip(answer, responses)]
+    return altered(score=score)
+
+
+# --- generate
+
+def sampler(name, rule, part="token sample"):
+    words(name, rule, decoding, "generate", part)
+
+
+sampler("sampled at the temperature twice", twice)
+sampler("sampled without temperature", lambda logits, tau: F.log_softmax(logits, -1))
+sampler("temperature 0 as 1", lambda logits, tau: right_words(logits, tau or 1.0))
+sampler("temperature 0 divided by", divided, "token greedy")
+sampler("temperature at least 0.3", lambda logits, tau: divided(logits, max(tau, 0.3)))
+sampler("cut to the 12 likeliest words", top(12))
+sampler("cut to 98 percent", nucleus(0.98))
+sampler("sequence level cut to 98 percent", nucleus(0.98), "sequence sample")
+
+
+def noise(name, uniform_like, part="token sample"):
+    """Another source of uniform numbers for both draws."""
+    def draw(logps, generator=None):
+        uniform = uniform_like(logps, generator).to(logps.dtype).clamp(1e-300)
+        return (logps - (-uniform.log()).log()).argmax(-1)
+    MISTAKES.append(Mistake(name, "generate", part,
+                            lambda patch: patch(decoding, "draw", draw)))
+
+
+def shared(rows):
+    """Noise of so many rows, repeated below."""
+    def uniform(logps, generator):
+        B, N = logps.shape
+        some = torch.rand(min(rows, B), N, dtype=logps.dtype, generator=generator)
+        return some.repeat(-(-B // rows), 1)[:B]
+    return uniform
+
+
+noise("noise shared by all rows", shared(1))
+noise("noise repeated every 100 rows", shared(100))
+noise("noise repeated for each prompt", shared(2000))
+noise("noise repeated every 256 rows", shared(256), "sequence sample")
+noise("choice and word share their noise", lambda logps, generator: torch.rand(
+    logps.shape, generator=torch.Generator().manual_seed(len(logps))))
+
+
+@mistake("one choice for the whole batch", "generate", "sequence sample")
+def _(patch):
+    right = decoding.draw
+
+    def draw(logps, generator=None):
+        drawn = right(logps, generator)
+        return drawn[:1].expand_as(drawn) if logps.shape[1] == 4 else drawn
+    patch(decoding, "draw", draw)
+
+
+def decided_as(level, report):
+    """Decides at the other level, and reports as is expected."""
+    def plant(patch):
+        right = OURS.load_decoder
+
+        def load(*given):
+            head = right(*given)
+            head.level = level
+            return head
+
+        def generate(policy, *given):
+            patch(OURS, "load_decoder", load)
+            answer = OURS.generate(policy, *given)
+            return [[(ids, report(ids, taus)) for ids, taus in rows] for rows in answer]
+        return altered(generate=generate)
+    return plant
+
+
+MISTAKES += [Mistake("sequence level decided again at each token", "generate", "sequence sample",
+                     decided_as("token", lambda ids, taus: taus[:1])),
+             Mistake("token level decided once in sampling", "generate", "token sample",
+                     decided_as("sequence", lambda ids, taus: taus * len(ids)))]
+
+
+def asked_otherwise(name, function, part, change):
+    """change(arguments by position) -> those that are passed on."""
+    def plant(patch):
+        return altered(**{function: lambda *given: getattr(OURS, function)(*change(*given))})
+    MISTAKES.append(Mistake(name, function, part, plant))
+
+
+asked_otherwise("seed ignored", "generate", "token sample",
+                lambda policy, prompts, T, n, seed, select: (policy, prompts, T, n, 0, select))
+asked_otherwise("greedy is sampled", "generate", "token greedy",
+                lambda policy, prompts, T, n, seed, select: (policy, prompts, T, n, seed, "sample"))
+asked_otherwise("sampling is greedy", "generate", "sequence sample",
+                lambda policy, prompts, T, n, seed, select: (policy, prompts, T, n, seed, "greedy"))
+asked_otherwise("one token too few", "generate", "token sample",
+                lambda policy, prompts, T, n, seed, select:
+                (policy, prompts, T - 1, n, seed, select))
+asked_otherwise("prompts padded on the left without a word", "generate", "token sample",
+                lambda policy, prompts, *rest:
+                (policy, [[0] * (7 - len(prompt)) + prompt for prompt in prompts], *rest))
+asked_otherwise("prompts cut to the shortest", "generate", "token sample",
+                lambda policy, prompts, *rest: (policy, [p[-1:] for p in prompts], *rest))
+asked_otherwise("answers in order of length", "generate", "sequence greedy",
+                lambda policy, prompts, *rest: (policy, sorted(prompts, key=len), *rest))
+
+
+@mistake("answers interleaved", "generate", "token sample")
+def _(patch):
+    def generate(policy, prompts, *given):
+        flat = sum(OURS.generate(policy, prompts, *given), [])
+        return [flat[p::len(prompts)] for p in range(len(prompts))]
+    return altered(generate=generate)
+
+
+def reworked(name, change):
+    def plant(patch):
+        return altered(generate=lambda *given: [[change(*of) for of in rows]
+                                                for rows in OURS.generate(*given)])
+    MISTAKES.append(Mistake(name, "generate", "token sample", plant))
+
+
+reworked("end of text dropped", lambda ids, taus: (ids[:-1], taus[:-1]) if 0 in ids else (ids, taus))
+reworked("choices one token late", lambda ids, taus: (ids, taus[-1:] + taus[:-1]))
+
+
+@mistake("end of text 0 taken for none", "generate", "token sample")
+def _(patch):
+    right = decoding.generate
+    patch(decoding, "generate", lambda *given, eos, **more: right(*given, eos=eos or None, **more))
+
+
+@mistake("greedy words too", "generate", "sequence greedy")
+def _(patch):
+    def generate(*given):
+        if given[-1] == "greedy":
+            patch(decoding, "word_logps", lambda logits, tau: right_words(logits, 0.0))
+        return OURS.generate(*given)
+    return altered(generate=generate)
+
+
+@mistake("positions of the prompts not made from the padding", "generate", "token sample")
+def _(patch):
+    module = theirs()
+    module.positions = lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
+    return module
+
+
+# --- pairs
+
+def pairing(name, pairs, part=""):
+    MISTAKES.append(Mistake(name, "pairs", part, lambda patch: altered(pairs=pairs)))
+
+
+def best_worst(rewards, how):
+    """Without a word about ties."""
+    return [(p, int(np.argmax(row)), int(np.argmin(row))) for p, row in enumerate(rewards)]
+
+
+def by_minus(rewards, how):
+    order = np.argsort(-rewards, axis=1)
+    return [(p, int(row[0]), int(row[-1])) for p, row in enumerate(order)
+            if rewards[p, row[0]] != rewards[p, row[-1]]]
+
+
+def swapped(rewards, how):
+    return [(p, j, i) for p, i, j in OURS.pairs(rewards, how)]
+
+
+pairing("ties make pairs", best_worst)
+pairing("order by minus unsigned", by_minus, "best-worst unsigned")
+pairing("NaN is left aside", lambda rewards, how: OURS.pairs(np.nan_to_num(rewards), how))
+pairing("best and worst swapped", swapped)
+pairing("indices across prompts", lambda rewards, how: [
+    (p, p * rewards.shape[1] + i, p * rewards.shape[1] + j) for p, i, j in OURS.pairs(rewards, how)])
+pairing("all is best against worst", lambda rewards, how: OURS.pairs(rewards, "best-worst"), "all")
+pairing("each pair twice", lambda rewards, how: OURS.pairs(rewards, how) * 2)
+
+
+# --- train
+
+def scored(name, change, part=""):
+    """Another score: change(right score, response) -> (B,)"""
+    def plant(patch):
+        right = lpo.score
+        patch(lpo, "score", lambda response, variant, exact: change(
+            lambda r, of=variant: right(r, of, exact), response))
+    MISTAKES.append(Mistake(name, "train", part, plant))
+
+
+def a_decision_a_token(r):
+    """What a sequence-level side would be at the token level."""
+    B, n, _ = r.text_logps.shape
+    return replace(r, tau_logps=r.tau_logps.expand(B, n, -1), tau_idx=r.tau_idx.expand(B, n),
+                   ref_tau_logps=None if r.ref_tau_logps is None else
+                   r.ref_tau_logps.expand(B, n, -1))
+
+
+scored("mean over tokens", lambda score, r: score(r) / r.mask.sum(-1), "token separate")
+scored("mean over tokens of the mixture", lambda score, r: score(r) / r.mask.sum(-1),
+       "sequence latent")
+scored("sequence level counted per token", lambda score, r: score(a_decision_a_token(r)),
+       "sequence separate")
+scored("padding counted", lambda score, r: score(replace(r, mask=torch.ones_like(r.mask))),
+       "token separate")
+scored("text forgotten in joint", lambda score, r: score(r, "separate"), "token joint kept")
+scored("joint for latent", lambda score, r: score(r, "joint"), "token latent none")
+scored("first token left out", lambda score, r: score(replace(
+    r, mask=r.mask & ((torch.arange(r.mask.shape[1]) > 0) | (r.mask.sum(1, True) == 1)))),
+       "token separate")
+scored("last token left out", lambda score, r: score(replace(
+    r, mask=r.mask & ((torch.arange(r.mask.shape[1]) < r.mask.sum(1, True) - 1)
+                      | (r.mask.sum(1, True) == 1)))), "token separate")
+scored("reference head ignored", lambda score, r: score(replace(r, ref_tau_logps=None)),
+       "token separate policy")
+scored("reference head ignored in latent", lambda score, r: score(replace(r, ref_tau_logps=None)),
+       "token latent kept")
+scored("reference model ignored", lambda score, r: score(replace(r, ref_text_logps=r.text_logps)),
+       "token joint kept")
+scored("reference model ignored in latent", lambda score, r: score(
+    replace(r, ref_text_logps=r.text_logps)), "sequence latent kept")
+scored("likeliest choice for the one drawn", lambda score, r: score(
+    replace(r, tau_idx=r.tau_logps.argmax(-1))), "token separate none")
+scored("reference follows the head", lambda score, r: score(
+    replace(r, ref_tau_logps=r.tau_logps.detach())), "token separate policy")
+scored("reference not detached", lambda score, r: score(replace(r, ref_tau_logps=None)) - (
+    lpo.drawn(r.tau_logps, r.tau_idx).masked_fill(~r.mask, 0).sum(-1)), "token separate policy")
+
+
+def losses(name, change, part="token separate none"):
+    """Another loss: change(right loss, chosen, rejected, variant, beta) -> (B,)"""
+    def plant(patch):
+        right = lpo.lpo_loss
+        patch(lpo, "lpo_loss", lambda *given: change(right, *given))
+    MISTAKES.append(Mistake(name, "train", part, plant))
+
+
+losses("chosen and rejected swapped", lambda loss, a, b, variant, beta: loss(b, a, variant, beta))
+losses("beta forgotten", lambda loss, a, b, variant, beta: loss(a, b, variant, 1.0))
+losses("sum over pairs", lambda loss, a, b, variant, beta: 5 * loss(a, b, variant, beta))
+losses("no temperature on the loss of the rejected", lambda loss, a, b, variant, beta:
+       loss(a, replace(b, tau_logps=b.tau_logps.detach()), variant, beta))
+
+
+@mistake("micro-batches averaged each for itself", "train", "token separate none")
+def _(patch):
+    right = lpo.lpo_loss
+
+    def train(*given):
+        sizes = given[-1]
+        patch(lpo, "lpo_loss", lambda a, *more: right(a, *more) * (
+            sum(sizes) / len(a.mask) / len(sizes)))
+        return OURS.train(*given)
+    return altered(train=train)
+
+
+@mistake("a step after each micro-batch", "train", "sequence joint kept")
+def _(patch):
+    step = torch.optim.SGD.step
+
+    def train(*given):
+        done = []
+
+        def loss(*of, right=lpo.lpo_loss):
+            for optimizer in done:
+                step(optimizer)
+                optimizer.zero_grad()
+            return right(*of)
+        first = torch.optim.SGD.zero_grad
+
+        def zero_grad(self, *more):
+            first(self, *more)
+            done[:] = [self]
+        patch(torch.optim.SGD, "zero_grad", zero_grad)
+        patch(lpo, "lpo_loss", loss)
+        return OURS.train(*given)
+    return altered(train=train)
+
+
+@mistake("gradients pile up over steps", "train", "token separate none")
+def _(patch):
+    patch(torch.optim.SGD, "zero_grad", lambda self: None)
+
+
+@mistake("another optimizer", "train", "token separate none")
+def _(patch):
+    patch(torch.optim, "SGD", torch.optim.AdamW)
+
+
+@mistake("weight decay", "train", "token separate none")
+def _(patch):
+    right = torch.optim.SGD
+    patch(torch.optim, "SGD", lambda weights, lr: right(weights, lr, weight_decay=1e-3))
+
+
+@mistake("gradients clipped", "train", "sequence latent kept")
+def _(patch):
+    right = torch.optim.SGD.step
+
+    def step(self):
+        torch.nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 0.01)
+        right(self)
+    patch(torch.optim.SGD, "step", step)
+
+
+@mistake("the last micro-batch is dropped", "train", "token separate none")
+def _(patch):
+    return altered(train=lambda *given: OURS.train(*given[:-1], given[-1][:-1] or given[-1]))
+
+
+asked_otherwise("reference replaced by the policy", "train", "token joint kept",
+                lambda policy, reference, *rest: (policy, reference and policy, *rest))
+asked_otherwise("policy and reference swapped", "train", "token latent kept",
+                lambda policy, reference, *rest: (reference or policy, policy, *rest))
+asked_otherwise("no reference at all", "train", "sequence separate kept",
+                lambda policy, reference, *rest: (policy, None, *rest))
+asked_otherwise("one step too few", "train", "sequence separate none",
+                lambda *given: (*given[:7], given[7] - 1, given[8]))
+asked_otherwise("learning rate divided by the cuts", "train", "token latent policy",
+                lambda *given: (*given[:6], given[6] / len(given[8]), *given[7:]))
+
+
+@mistake("chosen's padding as the end of text of the rejected", "train", "token separate none")
+def _(patch):
+    right = OURS.rollout
+
+    def rollout(responses, level):
+        drawn = right(responses, level)
+        drawn.mask[:] = drawn.tokens != 0  # the end of text is masked away with the padding
+        drawn.mask[:, 0] = True
+        return drawn
+    patch(OURS, "rollout", rollout)
+
+
+@pytest.mark.parametrize("planted", MISTAKES, ids=lambda m: f"{m.function}: {m.name}")
+def test_every_planted_mistake_is_missed(planted, monkeypatch):
+    module = planted.plant(monkeypatch.setattr) or OURS
+    found = answers(module, planted.function, planted.part)
+    assert found and found[-1][0] == "MISS", found
+    assert "\n" not in found[-1][1] and "raised" not in found[-1][1], found[-1][1]
+    print(f"{planted.function}: {planted.name}: {found[-1][1]}")
+
+
+def test_enough_mistakes_are_planted_and_ours_passes_their_questions():
+    count = {function: sum(m.function == function for m in MISTAKES)
+             for function in check_model.FUNCTIONS}
+    assert len(MISTAKES) >= 20 and min(count.values()) >= 7, count
+    assert len({m.name for m in MISTAKES}) == len(MISTAKES)
+
+
+# ---- the known optimum ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("beta", (1.0, 0.5, 0.25))
+def test_the_optimum_is_where_the_gradient_of_the_population_loss_is_zero(beta):
+    """Success rates from the kit's own policy, by enumeration; best against worst of two."""
+    policy, prompt = gpt2.load(make_model_kit.KIT / "sequence" / "policy"), CASES["sequence"]["prompts"][1]
+    odds = gpt2.event_odds(policy, prompt, 1, "sample")[0]  # (K,V)
+    drawn_from = odds.sum(1)
+    succeeded = [5, 8, 10, 11, 13]
+    a = odds[:, succeeded].sum(1) / drawn_from
+    assert 0.02 < a.min() and a.max() < 0.98 and np.ptp(a) > 0.1
+    weights = torch.tensor(np.outer(drawn_from * a, drawn_from * (1 - a)).ravel())
+    K = len(a)
+    pairs = torch.cartesian_prod(torch.arange(K), torch.arange(K))  # (K*K,2)
+
+    def gradient(odds):
+        logits = torch.tensor(np.log(odds), requires_grad=True)
+        sides = [lpo.ResponseLogps(
+            tau_logps=F.log_softmax(logits, -1).expand(K * K, 1, K), tau_idx=pairs[:, side, None],
+            mask=torch.ones(K * K, 1, dtype=torch.bool)) for side in (0, 1)]
+        (lpo.lpo_loss(*sides, "separate", beta) * weights).sum().backward()
+        return logits.grad.abs().max().item()
+
+    best = check_model.optimum(a, 1 - a, beta)
+    assert gradient(best) < 1e-15 < 1e-4 < gradient(np.roll(best, 1))
+    assert gradient(check_model.optimum(a, np.ones(K), beta)) > 1e-4  # not a_k alone
