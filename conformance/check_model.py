@@ -1,4 +1,4 @@
-"""Runs any implementation of LPO, model and sampler included, against model_kit/. Needs numpy alone.
+"""Runs any implementation of LPO, model and sampler included, against model_kit/. Needs numpy.
 
     python conformance/check_model.py their_module      or path/to/file.py
 
@@ -7,8 +7,8 @@ one raises NotImplementedError. Token ids are lists of whole numbers, of unequal
 numpy's or nested lists. Padding, packing, shards and caches are the module's own business.
     score(policy, prompts, responses)   a prompt and a response a row -> a list of
         {"tau_logps": log P(tau | h), (T,K) or at the sequence level (1,K),
-         "text_logps": log P(y_t | tau_k), (T,K), "mixture_logps": log sum_k P(tau_k) P(y_t | tau_k),
-         (T,)}; a key that is left out is skipped
+         "text_logps": log P(y_t | tau_k), (T,K),
+         "mixture_logps": log sum_k P(tau_k) P(y_t | tau_k), (T,)}; what is left out is skipped
     generate(policy, prompts, max_new_tokens, n, seed, select)   n responses a prompt ->
         answer[prompt][i] = (ids, tau_idx), the end of text (`eos_token_id`) included; tau_idx has
         one index a token, at the sequence level one alone. select: "sample" draws the choice,
@@ -47,6 +47,7 @@ TOLERANCES = {"float64": 1e-9, "float32": 1e-5}  # README.md: what was measured
 FALSE_ALARM = 1e-6  # odds that a right sampler misses anywhere in a run
 N = 4000  # responses a prompt
 T = 3     # of so many tokens at most; every one of them is enumerated
+TAILS = (0.1, 0.02, 0.01)  # shares of the words at a place
 
 
 class Miss(Exception):
@@ -62,7 +63,7 @@ def require(fits, message):
         raise Miss(message)
 
 
-# ---- their module, in another process --------------------------------------------------------------
+# ---- their module, in another process ----------------------------------------------------------
 
 class Process(check.Process):
     """As check.py's, with the functions and the answers of this page."""
@@ -141,7 +142,7 @@ def asked(theirs, function, *given):
     return what
 
 
-# ---- numbers ----------------------------------------------------------------------------------------
+# ---- numbers -----------------------------------------------------------------------------------
 
 def compare(label, got, want, allowed):
     """Miss unless |got - want| <= allowed * max(1, |want|).  -> the largest error, so divided"""
@@ -154,7 +155,7 @@ def compare(label, got, want, allowed):
     return error.max(initial=0)
 
 
-# ---- score ------------------------------------------------------------------------------------------
+# ---- score -------------------------------------------------------------------------------------
 
 def rows_to_score(cases):
     """Every response of the cases.  -> prompts, responses"""
@@ -199,7 +200,7 @@ def check_empty(theirs, level, cases):
     return "answered"
 
 
-# ---- generate: exact binomial tests -----------------------------------------------------------------
+# ---- generate: exact binomial tests ------------------------------------------------------------
 
 def p_value(hits, n, odds, log_factorials):
     """Twice the tail of Binomial(n, odds) from hits outward: below x with odds of at most x."""
@@ -258,6 +259,38 @@ def frequencies(policy, codes, odds):
                     yield f"{where}, its {m + 1} least likely words", some, n, share
 
 
+def unlikely(given, share):
+    """Which words a nucleus of 1 - share would cut: ahead of them is so much.  (...,V) -> bool"""
+    order = np.argsort(-given, axis=-1, kind="stable")
+    falling = np.take_along_axis(given, order, -1)
+    cut = falling.cumsum(-1) - falling >= 1 - share
+    places = order.argsort(-1, kind="stable")
+    return np.take_along_axis(cut, places, -1)
+
+
+def tails(policy, prompts, codes, select):
+    """Is anything truncated? Responses with a word that is unlikely where it stands, all together.
+
+    Yields as `frequencies` does. codes: (P,n,T).
+    """
+    V, eos = policy.config["vocab_size"], policy.config["eos_token_id"]
+    child = np.cumsum(np.arange(V) != eos) - 1  # of a word: which of a history's continuations
+    for p, prompt in enumerate(prompts):
+        places = [given for _, given in gpt2.enumerated(policy, prompt, T, select)]  # T of (H,K,V)
+        for share in TAILS:
+            history, found = np.zeros(codes.shape[1], int), np.zeros(codes.shape[1], bool)
+            for t, given in enumerate(places):
+                going = np.flatnonzero(codes[p, :, t] >= 0)
+                choices, words = np.divmod(codes[p, going, t], V)
+                found[going] |= unlikely(given, share)[history[going], choices, words]
+                history[going] = history[going] * (V - 1) + child[words]
+            without = [joint for joint, _ in gpt2.enumerated(
+                policy, prompt, T, select, lambda given: ~unlikely(given, share))]
+            none = sum(joint[..., eos].sum() for joint in without[:-1]) + without[-1].sum()
+            yield (f"prompt {p}, responses with a word of the unlikeliest {share:.0%}", found.sum(),
+                   len(found), 1 - none)
+
+
 def lags(n):
     """How far apart a batch may repeat its noise: all up to 64, divisors and powers of two."""
     some = {*range(1, 65), *(2 ** i for i in range(20)), *(x for x in range(1, n) if n % x == 0)}
@@ -314,7 +347,7 @@ def check_generate(theirs, level, select, prompts, n, budget):
                P, size)
         for size, seed in ((n, 1), (m, 2)))
     odds = np.stack([gpt2.event_odds(policy, prompt, T, select) for prompt in prompts])
-    trials = list(frequencies(policy, codes, odds))
+    trials = [*frequencies(policy, codes, odds), *tails(policy, prompts, codes, select)]
     if select == "sample":  # greedy choices and one word agree by themselves
         trials += joints(codes, again, odds)
     log_factorials = np.append(0, np.log(np.arange(1, n + 1)).cumsum())
@@ -328,7 +361,7 @@ def check_generate(theirs, level, select, prompts, n, budget):
     return f"{P * n} responses, {len(trials)} tests, smallest p-value {p:.1e}, limit {limit:.1e}"
 
 
-# ---- pairs ------------------------------------------------------------------------------------------
+# ---- pairs -------------------------------------------------------------------------------------
 
 REWARDS = {
     "distinct": np.array([[0.5, -1.0, 2.0, 0.25], [-3.0, -1.0, -2.0, -2.5]]),
@@ -365,7 +398,7 @@ def check_nan(theirs, how):
     return f"refused: {what}"
 
 
-# ---- train ------------------------------------------------------------------------------------------
+# ---- train -------------------------------------------------------------------------------------
 
 VARIANTS = ("separate", "joint", "latent")
 REFERENCES = {"none": None, "policy": "policy", "kept": "reference"}
@@ -429,7 +462,7 @@ def check_optimum(theirs, beta, cases):
     return f"{OPTIMUM['steps']} steps; largest error {error:.1e}"
 
 
-# ---- the run ----------------------------------------------------------------------------------------
+# ---- the run -----------------------------------------------------------------------------------
 
 def load_cases():
     """-> {level: {"prompts", "responses", "pairs"}}"""
@@ -513,7 +546,8 @@ def main(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("module", help="module name, or path of a .py file")
     parser.add_argument("--dtype", choices=TOLERANCES, default="float64")
-    parser.add_argument("--n", type=int, default=N, help="responses a prompt (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=N,
+                        help="responses a prompt (default: %(default)s)")
     parser.add_argument("--only", choices=FUNCTIONS, nargs="+", default=FUNCTIONS)
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS",
                         help="that the import and every single call may take (default: 300)")

@@ -17,7 +17,7 @@ import oracle
 HEAD = ("mlp.0", "mlp.2", "mlp.4")  # the linear layers of the decoder; a SiLU between them
 
 
-# ---- files: 8 bytes of header length, the header as JSON, the numbers -----------------------------
+# ---- files: 8 bytes of header length, the header as JSON, the numbers --------------------------
 
 KINDS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
@@ -86,7 +86,7 @@ def load(folder):
                   description, read_safetensors(folder / "decoder.safetensors"))
 
 
-# ---- GPT-2 -----------------------------------------------------------------------------------------
+# ---- GPT-2 -------------------------------------------------------------------------------------
 
 def forward(policy, idx):
     """Logits, and the hidden states after the final norm.  (B,T) -> (B,T,V), (B,T,C)"""
@@ -133,7 +133,7 @@ def log_softmax(x):
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-# ---- the head: three linear layers, stored (out, in) ------------------------------------------------
+# ---- the head: three linear layers, stored (out, in) -------------------------------------------
 
 def head_logits(head, hidden):
     """Before the log-softmax that makes them log P(tau_k | h).  (...,C) -> (...,K)"""
@@ -169,7 +169,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-# ---- what a response is made of ----------------------------------------------------------------------
+# ---- what a response is made of ----------------------------------------------------------------
 
 def word_logps(logits, tau):
     """log P(word | tau); at 0 the arg-max, of a tie the lowest index.  (...,V) -> (...,V)"""
@@ -203,15 +203,17 @@ def score(policy, prompt, response):
     return dict(tau_logps=tau_logps, text_logps=text_logps, mixture_logps=mixture_logps)
 
 
-def event_odds(policy, prompt, T, select):
-    """P(event t happens and is choice k, word v), of responses up to T tokens.  -> (T,K,V)
+def enumerated(policy, prompt, T, select, keep=lambda given: True):
+    """Every response of up to T tokens, one token after the other.
 
-    By enumeration of every history. select: "sample" draws the choice, "greedy" takes the most
-    likely one.
+    Yields for each t, over the H histories of t tokens that go on: P(history, choice k, word v) and
+    P(word v | history, choice k), both (H,K,V). The next histories are each of these followed by
+    every word but the end of text. select: "sample" draws the choice, "greedy" takes the most
+    likely one. keep: (H,K,V) -> bool, which words a response may hold to be counted at all.
     """
-    eos, odds = policy.config["eos_token_id"], []
+    eos = policy.config["eos_token_id"]
+    going_on = np.delete(np.arange(policy.config["vocab_size"]), eos)
     histories, reached = np.array([prompt]), None  # (H, tokens), (H,K): P(history, choice in force)
-    words = np.arange(policy.config["vocab_size"])
     for t in range(T):
         logits, hidden = (x[:, -1] for x in forward(policy, histories))  # (H,V), (H,C)
         if t == 0 or policy.level == "token":
@@ -220,16 +222,19 @@ def event_odds(policy, prompt, T, select):
                 tau_odds = np.eye(tau_odds.shape[1])[tau_odds.argmax(-1)]
             reached = tau_odds if t == 0 else reached.sum(1, keepdims=True) * tau_odds
         given = np.exp(np.stack([word_logps(logits, tau) for tau in policy.choices], 1))  # (H,K,V)
-        joint = reached[:, :, None] * given
-        odds.append(joint.sum(0))
-        going_on = words[words != eos]
+        joint = reached[:, :, None] * given * keep(given)
+        yield joint, given
         reached = joint[:, :, going_on].swapaxes(1, 2).reshape(-1, joint.shape[1])
-        longer = np.tile(going_on, len(histories))[:, None]
-        histories = np.hstack([np.repeat(histories, len(going_on), 0), longer])
-    return np.stack(odds)
+        words = np.tile(going_on, len(histories))[:, None]
+        histories = np.hstack([np.repeat(histories, len(going_on), 0), words])
 
 
-# ---- training the head: the oracle's derivatives by its logits, then the chain rule ------------------
+def event_odds(policy, prompt, T, select):
+    """P(event t happens and is choice k, word v), of responses up to T tokens.  -> (T,K,V)"""
+    return np.stack([joint.sum(0) for joint, _ in enumerated(policy, prompt, T, select)])
+
+
+# ---- training the head: the oracle's derivatives by its logits, then the chain rule ------------
 
 def oracle_response(policy, reference, prompt, ids, tau_idx):
     """-> oracle.Response without the head's logits, and the hidden states (L,C) that it reads

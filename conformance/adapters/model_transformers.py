@@ -61,7 +61,7 @@ def word_logps(logits, tau):
     return (logits / tau).log_softmax(-1)
 
 
-# ---- scoring ----------------------------------------------------------------------------------------
+# ---- scoring -----------------------------------------------------------------------------------
 
 @torch.no_grad()
 def frozen_pass(folder, prompts, responses):
@@ -101,7 +101,7 @@ def score(policy, prompts, responses):
     return answer
 
 
-# ---- generation -------------------------------------------------------------------------------------
+# ---- generation --------------------------------------------------------------------------------
 
 @torch.no_grad()
 def generate(policy, prompts, max_new_tokens, n, seed, select):
@@ -130,7 +130,7 @@ def generate(policy, prompts, max_new_tokens, n, seed, select):
     return [rows[i:i + n] for i in range(0, len(rows), n)]
 
 
-# ---- training ---------------------------------------------------------------------------------------
+# ---- training ----------------------------------------------------------------------------------
 
 def side_of(policy, reference, batch, side):
     """What a step needs of one side of the pairs and no step changes."""
