@@ -314,9 +314,9 @@ def joints(codes, again, odds):
         even = slice(0, n - n % 2, 2)
         yield from tables(f"prompt {p}, two responses side by side", codes[p, even, 0],
                           codes[p, 1::2, 0], odds[p, 0], odds[p, 0])
-        if p:
-            yield from tables(f"prompts {p - 1} and {p}, the same row", codes[p - 1, :, 0],
-                              codes[p, :, 0], odds[p - 1, 0], odds[p, 0])
+        for q in range(p):
+            yield from tables(f"prompts {q} and {p}, the same row", codes[q, :, 0],
+                              codes[p, :, 0], odds[q, 0], odds[p, 0])
 
 
 def agreements(where, codes, others, odds):

@@ -562,6 +562,40 @@ noise("choice and word share their noise", lambda logps, generator: torch.rand(
     logps.shape, generator=torch.Generator().manual_seed(len(logps))))
 
 
+def antithetic(logps, generator):
+    """The second half of the rows mirrors the first."""
+    half = torch.rand(-(-len(logps) // 2), logps.shape[1], dtype=logps.dtype, generator=generator)
+    return torch.cat([half, 1 - half])[:len(logps)].clamp(max=1 - 1e-12)
+
+
+def same_at_each_token(logps, generator):
+    """Words have new noise in a call of `generate` only with its seed."""
+    own = torch.Generator().manual_seed(generator.initial_seed() + logps.shape[1])
+    return torch.rand(logps.shape, dtype=logps.dtype, generator=own)
+
+
+noise("half of the rows mirror the other half", antithetic)
+noise("the same noise at each token", same_at_each_token)
+noise("noise of choices shared by all rows", lambda logps, generator: shared(
+    1 if logps.shape[1] == 4 else len(logps))(logps, generator), "sequence sample")
+noise("noise of words repeated every two rows", lambda logps, generator: shared(
+    2 if logps.shape[1] == 16 else len(logps))(logps, generator))
+
+
+def without_end(logits, tau):
+    """A least length of one word more, as generation settings may ask for."""
+    logits = logits.clone()
+    logits[..., 0] = -1e9
+    return right_words(logits, tau)
+
+
+sampler("end of text suppressed", without_end)
+sampler("temperatures rounded down", lambda logits, tau: right_words(logits, float(int(tau))))
+sampler("words less likely than 1 percent of the best cut", lambda logits, tau: right_words(
+    logits.masked_fill(logits.log_softmax(-1) < logits.log_softmax(-1).amax(-1, True) - 4.6, -1e9),
+    tau))
+
+
 @mistake("one choice for the whole batch", "generate", "sequence sample")
 def _(patch):
     right = decoding.draw
