@@ -73,13 +73,21 @@ def plans():
         yield "merged", WORDS, form, True
 
 
+def name(what, variant, level, exact):
+    return "-".join(["large", what, variant, level, *["exact"] * exact])
+
+
+def names():
+    return [name(what, *form) for what, _, form, _ in plans()]
+
+
 def large_cases(dtype="float64"):
     """The cases with their answers. In bfloat16 the merged ones would ask for what cannot be."""
     for i, (what, (B, T, V), (variant, level, exact), merged) in enumerate(plans()):
         if merged and dtype == "bfloat16":
             continue
-        name = "-".join(["large", what, variant, level, *["exact"] * exact])
-        case = {"name": name, "variant": variant, "level": level, "exact_sequence": exact,
+        case = {"name": name(what, variant, level, exact), "variant": variant, "level": level,
+                "exact_sequence": exact,
                 "beta": 1 / 64 if what == "tokens" else 1 / 8, "temperatures": list(TAUS)}
         for s, side in enumerate(SIDES):
             case[side] = large_side(16 * i + 8 * s, s, B, T, V, level, i % 2 == 1, merged)

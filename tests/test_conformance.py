@@ -710,7 +710,8 @@ def test_of_two_mistakes_that_fit_the_more_frequent_is_named():
     text, separate = ("text term missing, or the policy used as reference language model",
                       "computes `separate`")
     for before, hint in [({text: 2, separate: 1}, text), ({text: 1, separate: 2}, separate)]:
-        assert check.explain(case, "loss", got, 1e-12, Counter(before)) == hint
+        answers = {"loss": (got, 1e-12)}
+        assert check.explanation(case, answers, Counter(before)) == hint
 
 
 def test_a_miss_names_the_number(capsys):
