@@ -308,6 +308,10 @@ def fits(entry, case, function, got, allowed):
     """Whether a mistake (hint, module, change) gives the very numbers that came."""
     _, module, change = entry
     want, theirs = wanted(case, function), given(module, function, change(case))
+    if function != "temperature_logps" and not any(
+            (np.isfinite(x) & (x != 0) & (errors(x, want[label]) > allowed)).any()
+            for label, x in got.items()):
+        return False  # zeros and infinities are too easily the same
     return all(agree(x, theirs[label], want[label], allowed) for label, x in got.items())
 
 
@@ -347,9 +351,9 @@ def run(theirs, cases, dtype, left_out=None):
         if misses:
             answers = {name: (got, tolerance(case, name, dtype)) for _, name, got in misses if got}
             hint = explanation(case, answers, causes)
-            causes[hint or "not recognised"] += 1
+            causes[hint] += 1
             kept = (None, {}) if large.is_large(case) else (case, answers)
-            records.append((*kept, hint or "not recognised"))
+            records.append((*kept, hint))
             lines = [misses[0][0] + (f"; hint: {hint}" if hint else "")]
         print(f"{status}  {case['name']}  {' '.join(lines)}")
         if theirs.ended:
@@ -362,8 +366,12 @@ def run(theirs, cases, dtype, left_out=None):
         print(f"{name}: {mark(name, theirs.functions, right[name], wrong[name], worst)}")
     for words in verdict(theirs.functions, right, wrong):
         print(words)
-    for hint, n in likely_causes(records)[:3]:
+    likely = likely_causes(records)[:3]
+    for hint, n in likely:
         print(f"likely cause of {n} of {count['MISS']}: {hint}")
+    others = count["MISS"] - sum(n for _, n in likely)
+    if others:
+        print(f"{others} of {count['MISS']} not recognised, or too few alike to name a cause")
     if count["pass"] + count["MISS"] == 0:
         print(f"nothing ran: define at least one of {', '.join(FUNCTIONS)} (see --help)")
         return 2
@@ -408,16 +416,19 @@ def likely_causes(records):
     all misses, and the fewest hints that explain most are kept.
     """
     entries = {entry[0]: entry for entry in MISTAKES}
-    explained = {hint: set() for _, _, hint in records}
+    explained = {hint: set() for _, _, hint in records if hint}
     for hint, own in explained.items():
         for i, (case, answers, given_hint) in enumerate(records):
             if hint == given_hint or hint in entries and explains(entries[hint], case, answers):
                 own.add(i)
     left, result = set(range(len(records))), []
-    while left:
-        hint = max(explained, key=lambda h: (len(explained[h] & left), h != "not recognised"))
-        result.append((hint, len(explained[hint] & left)))
-        left -= explained[hint]
+    while explained:
+        hint = max(explained, key=lambda hint: len(explained[hint] & left))
+        new = explained.pop(hint) & left
+        if 10 * len(new) < len(records) or not new:  # fewer may be chance
+            break
+        result.append((hint, len(new)))
+        left -= new
     return result
 
 

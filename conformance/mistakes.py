@@ -64,6 +64,15 @@ def rolled(by, *names):
     return each(lambda x, _: np.roll(x, by, axis=1), *names)
 
 
+def shifted(by, *names):
+    """As rolled, but what enters at the free end is flat, as of a prompt that we do not know."""
+    def change(x, _):
+        moved = np.roll(x, by, axis=1)
+        moved[:, 0 if by > 0 else -1] = 0
+        return moved if x.shape[1] > 1 else x
+    return each(change, *names)
+
+
 def taus(change):
     return lambda case: {**case, "temperatures": [change(tau) for tau in case["temperatures"]]}
 
@@ -95,10 +104,19 @@ def backwards(s, case):
             **{name: s[name][..., ::-1] for name in LM}}
 
 
-def unnormalised(case, side):
-    """What the decoder's log-softmax would have subtracted."""
-    return 1, np.array([sum(oracle.log_sum_exp(r.tau_logits[c]) for c in r.decisions())
-                        for r in oracle.responses(case, side)])
+def unnormalised(names):
+    """What the log-softmax of the policy's, and perhaps the reference's, decoder would subtract."""
+    def rule(case, side):
+        offsets = np.zeros(len(case[side]["mask"]))
+        for b, r in enumerate(oracle.responses(case, side)):
+            columns = r.decisions()
+            if case["variant"] == "latent" and not case["exact_sequence"]:
+                columns = [r.column(t) for t in r.positions()]
+            for sign, logits in zip((1, -1), [getattr(r, name) for name in names]):
+                if logits is not None:
+                    offsets[b] += sign * sum(oracle.log_sum_exp(logits[c]) for c in columns)
+        return 1, offsets
+    return rule
 
 
 def no_log_k(case, side):
@@ -116,13 +134,14 @@ def shuffled(case):
     return {**case, "rejected": rejected}
 
 
-def filled(first_column):
-    """The mask without its holes; first_column: from column 0 on, as if the prompt counted."""
+def filled(start, end):
+    """Counted, too: from column 0 on (start 0) or from the first response token on (start 1), up to
+    the first (end 0) or the last one (end 1)."""
     def change(mask, _):
         mask = mask.copy()
         for row in mask:
-            ends = np.flatnonzero(row)
-            row[0 if first_column else ends[0]:ends[0] if first_column else ends[-1]] = True
+            first, *_, last = np.flatnonzero(row).repeat(2)
+            row[first if start else 0:last if end else first] = True
         return mask
     return each(change, "mask")
 
@@ -165,18 +184,16 @@ def log_with(epsilon):
     return lambda logp: math.log(math.exp(logp) + epsilon)
 
 
-def epsilon_in_text(epsilon):
-    log = log_with(epsilon)
-    return altered("gradients", text_logp=lambda *given: log(oracle.text_logp(*given)))
+def with_epsilon(epsilon, of_decoder, at_zero):
+    """In the softmax of the words, of the decoder too, in the one-hot of temperature 0 too."""
+    log, functions = log_with(epsilon), {}
 
-
-def epsilon_everywhere(epsilon, at_zero):
-    """In every softmax; at_zero: in the one-hot of temperature 0 too."""
-    log = log_with(epsilon)
-    functions = {"log_softmax": lambda logits: [log(x) for x in oracle.log_softmax(logits)]}
-    if at_zero:
-        functions["text_logp"] = lambda *given: log(oracle.text_logp(*given))
-    return altered("gradients", **functions)
+    def text_logp(logits, token, tau):
+        logp = oracle.text_logp(logits, token, tau)
+        return log(logp) if tau or at_zero else logp
+    if of_decoder:  # text_logp calls the oracle's own
+        functions["log_softmax"] = lambda logits: [log(x) for x in oracle.log_softmax(logits)]
+    return altered("gradients", text_logp=text_logp, **functions)
 
 
 def expected_ratio(r, ts, c):
@@ -209,13 +226,16 @@ CHANGES = {
     "padding counted (mask ignored)": each(lambda x, _: np.ones_like(x), "mask"),
     "last response token (end of text) left out of the mask": without(-1),
     "first response token left out of the mask": without(0),
-    "columns before the response counted, as of the prompt": filled(first_column=True),
-    "the mask's holes counted, as if a response were its first to its last token":
-        filled(first_column=False),
+    "columns before the response counted, as of the prompt": filled(0, 0),
+    "columns before the response counted, as of the prompt, and the mask's holes": filled(0, 1),
+    "the mask's holes counted, as if a response were its first to its last token": filled(1, 1),
     "off by one: logits one position late against tokens": rolled(1, *LM),
     "off by one: logits one position early against tokens": rolled(-1, *LM),
     "off by one: decoder logits one position late": rolled(1, *DECODER),
     "off by one: decoder logits one position early": rolled(-1, *DECODER),
+    **{f"off by one: {what} one position {when}, what enters at the end being flat":
+       shifted(by, *names) for what, names in (("logits", LM), ("decoder logits", DECODER))
+       for when, by in (("late", 1), ("early", -1))},
     "off by one: tau_idx one position late": rolled(1, "tau_idx"),
     "off by one: tau_idx one position early": rolled(-1, "tau_idx"),
     "reference language model missing": sides(certain),
@@ -261,16 +281,18 @@ RESCALINGS = {
         lambda case, side: (1 / case[side]["mask"].shape[1], 0),
     "chosen and rejected swapped, or the sign of the score": lambda case, side: (-1, 0),
     "log K missing: the uniform reference of `latent` lacks its 1/K": no_log_k,
-    "decoder logits taken as log-probabilities, without log-softmax": unnormalised}
+    "decoder logits taken as log-probabilities, without log-softmax":
+        unnormalised(["tau_logits"]),
+    "decoder logits taken as log-probabilities, without log-softmax, the reference's too":
+        unnormalised(["tau_logits", "ref_tau_logits"])}
 
 EPSILONS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
 ALTERED = {
     **{f"label smoothing of {epsilon:g}": smoothed(epsilon)
        for epsilon in (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)},
-    **{f"log(softmax + {epsilon:g}) of the words, not log-softmax": epsilon_in_text(epsilon)
-       for epsilon in EPSILONS},
-    **{f"log(softmax + {epsilon:g}) in place of log-softmax{' and at temperature 0' * zero}":
-       epsilon_everywhere(epsilon, zero) for epsilon in EPSILONS for zero in (False, True)},
+    **{f"log(softmax + {epsilon:g}) of the words{' and the decoder' * decoder}"
+       f"{', at temperature 0 too' * zero}": with_epsilon(epsilon, decoder, zero)
+       for epsilon in EPSILONS for decoder in (False, True) for zero in (False, True)},
     "latent: the mean of log P(y | tau_k) over k, not the log of the mean of P(y | tau_k)":
         altered("gradients", marginal_ratio=expected_ratio),
     "latent: the largest term instead of the sum over k":
@@ -307,10 +329,8 @@ def first_words(n):
     return sides(change)
 
 
-def whole_chunks(size):
-    """Only whole chunks of the vocabulary are read."""
-    return lambda case: first_words(case["chosen"]["lm_logits"].shape[-1] // size * size)(case)
-
+CUTS = {32000: "a smaller vocabulary's size", 32768: "chunks of 32768", 50176: "chunks of 512 or "
+        "1024", 49152: "chunks of 2048 to 16384"}  # whole chunks in GPT-2's 50,257 words
 
 LARGE_CHANGES = {
     "logits rounded to bfloat16: largest ones that differ become a tie":
@@ -319,9 +339,8 @@ LARGE_CHANGES = {
     **{f"only the first {n} tokens of a response counted": first_tokens(n)
        for n in (8, 16, 32, 64, 128, 256)},
     **{f"only the first {n} temperatures taken": first_temperatures(n) for n in (4, 8)},
-    **{f"vocabulary read in chunks of {n}, the last and smaller one lost": whole_chunks(n)
-       for n in (1024, 4096, 8192, 16384, 32768)},
-    **{f"only the first {n} words of the vocabulary read": first_words(n) for n in (32000,)},
+    **{f"only the first {n} words read ({why}, the rest lost)": first_words(n)
+       for n, why in CUTS.items()},
     "temperatures sorted, tau_idx not": sorted_taus}
 LARGE_MISTAKES = [(hint, large, change) for hint, change in LARGE_CHANGES.items()]
 
@@ -329,27 +348,28 @@ LARGE_MISTAKES = [(hint, large, change) for hint, change in LARGE_CHANGES.items(
 # ---- plain arithmetic --------------------------------------------------------------------------
 
 def missing_gradient(got, want, allowed):
-    """Of a gradient of which all that reaches one kind of logits is zero, the rest being right.
+    """What is lost where a part of the gradient is zero and all the rest is right, or None.
 
-    {label: array} twice, tolerance -> words or None
+    {"side.name": array} twice, tolerance
     """
-    lost = [label for label, x in got.items() if not x.any() and (abs(want[label]) > allowed).any()]
-    others = [label for label in got if label not in lost]
-    if not lost or any((abs(got[label] - want[label]) > allowed).any() or
-                       np.isnan(got[label]).any() for label in others):
+    due = {label for label in got if (abs(want[label]) > allowed).any()}
+    lost = {label for label in due if not got[label].any()}
+    if not lost or any(not (abs(got[x] - want[x]) <= allowed).all() for x in got if x not in lost):
         return None
-    names = sorted({label.split(".")[1] for label in lost})
-    sides_lost = sorted({label.split(".")[0] for label in lost})
-    if len(sides_lost) == 1 and not any(label.split(".")[1] in names for label in others):
-        return None
-    return (f"no gradient reaches {' and '.join(names)}"
-            f"{'' if len(sides_lost) == 2 else f' of {sides_lost[0]}'}: detached, or shared with "
-            "the reference (give None for what is not trained)")
+    for part in (1, 0):  # by name: both sides' decoder or words; then by side
+        parts = {label.split(".")[part] for label in lost}
+        if lost == {label for label in due if label.split(".")[part] in parts}:
+            return (f"no gradient reaches {' and '.join(sorted(parts))}: detached, or shared with "
+                    "the reference (give None for what is not trained)")
+    return None
 
 
 def relation(function, got, want, allowed, K):
     """What plain arithmetic says about the wrong arrays of an answer, laid end to end, or None."""
     got, want = got[~np.isnan(want)], want[~np.isnan(want)]
+    exact = np.isin(got, (0, -math.inf)) & np.isin(want, (0, -math.inf)) & (got != want)
+    if function == "temperature_logps" and exact.any():
+        return "another arg-max at temperature 0: see ties, and logits rounded before it"
     if np.isnan(got).any():
         return "NaN: -inf minus -inf, -inf times 0, or a logsumexp of nothing but -inf"
     finite = np.isfinite(want)
@@ -359,8 +379,6 @@ def relation(function, got, want, allowed, K):
         return "-inf expected: temperature 0 is the arg-max, not a small number"
     if (np.abs(got) > 1e15).any():
         return "infinite: log(sigmoid(x)) overflows, or a token of probability 0 was not dropped"
-    if function == "gradients" and not got.any():
-        return "no gradient: detached, or shared with the reference"
     if function == "loss" and len(want) > 1 and np.allclose(got, want.mean()):
         return "mean over the batch: return one loss a pair"
     return multiple(got, want) or (whole_log_ks(got - want, allowed, K) if function == "score"
