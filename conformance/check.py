@@ -332,7 +332,7 @@ def run(theirs, cases, dtype, left_out=None):
     Counter that is filled while cases are taken, option: how many it leaves out
     """
     count, causes, worst, records = Counter(), Counter(), {}, []
-    right, wrong = Counter(), Counter()  # by function
+    right, wrong, skipped = Counter(), Counter(), Counter()  # by function
     for case in cases:
         lines, misses = [], []
         for name in (name for name in theirs.functions if wanted(case, name)):
@@ -344,6 +344,8 @@ def run(theirs, cases, dtype, left_out=None):
             elif line:
                 misses.append((line, name, got))
                 wrong[name] += 1
+            else:
+                skipped[name] += 1
             if theirs.ended:
                 break
         status = "MISS" if misses else "pass" if lines else "skip"
@@ -363,7 +365,7 @@ def run(theirs, cases, dtype, left_out=None):
     if left_out:
         print("left out: " + ", ".join(f"{n} by {option}" for option, n in left_out.items()))
     for name in FUNCTIONS:
-        print(f"{name}: {mark(name, theirs.functions, right[name], wrong[name], worst)}")
+        print(f"{name}: {mark(name, theirs.functions, right, wrong, skipped, worst)}")
     for words in verdict(theirs.functions, right, wrong):
         print(words)
     likely = likely_causes(records)[:3]
@@ -378,16 +380,18 @@ def run(theirs, cases, dtype, left_out=None):
     return 1 if count["MISS"] else 0
 
 
-def mark(name, functions, right, wrong, worst):
+def mark(name, functions, right, wrong, skipped, worst):
     """What a function has earned, in words."""
+    ran = right[name] + wrong[name]
     if name not in functions:
         return "skipped, not supplied"
-    if right + wrong == 0:
+    if ran == 0:
         return "skipped, not implemented"
-    if right == 0:
-        return f"never right (0 of {wrong})"
+    of_all = f"{ran}, {skipped[name]} skipped" if skipped[name] else f"{ran}"
+    if not right[name]:
+        return f"never right (0 of {of_all})"
     return (f"largest error where right {worst[name]:.1e} times the case's scale "
-            f"({right} of {right + wrong} right)")
+            f"({right[name]} right of {of_all})")
 
 
 LOOK_AT = {  # where the first function that is wrong goes wrong, those before it being right

@@ -189,11 +189,13 @@ def test_joint_is_separate_while_the_language_model_is_its_reference():
 # ---- check.py on what is right -----------------------------------------------------------------
 
 @pytest.mark.parametrize("dtype", check.TOLERANCES)
-@pytest.mark.parametrize("adapter", ["ours", "trl_style"])
-def test_adapters_pass(adapter, dtype, capsys, monkeypatch):
+@pytest.mark.parametrize("adapter, padding", [("ours", None), ("trl_style", "right"),
+                                              ("trl_style", "left")])
+def test_adapters_pass(adapter, padding, dtype, capsys, monkeypatch):
     pytest.importorskip("torch").set_num_threads(1)
     if adapter == "trl_style":
         pytest.importorskip("transformers")
+        monkeypatch.setenv("PADDING_SIDE", padding)
     theirs = loaded(FOLDER / "adapters" / f"{adapter}.py", dtype, monkeypatch)
     assert check.run(theirs, CASES + list(make_golden.fuzz_cases(0, 60)), dtype) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -538,7 +540,7 @@ def loss(case):
     assert lines[:len(CASES)] == [f"MISS  {case['name']}  {words}" for case in CASES]
     assert lines[len(CASES):len(CASES) + 2] == ["", f"0 passed, {len(CASES)} missed, 0 skipped, "
                                                     "in float64"]
-    assert len(lines) == len(CASES) + 2 + 4 + 2  # the last ones: verdict, how many not recognised
+    assert len(lines) == len(CASES) + 2 + 4 + 2  # then verdict and causes
 
 
 def test_words_of_an_error_are_short_and_plain():
@@ -746,11 +748,11 @@ def test_the_summary_counts(capsys):
     assert lines[4:] == [
         "", "2 passed, 1 missed, 1 skipped, in float64",
         "temperature_logps: skipped, not implemented",
-        "score: largest error where right 0.0e+00 times the case's scale (2 of 2 right)",
-        "loss: largest error where right 0.0e+00 times the case's scale (1 of 2 right)",
+        "score: largest error where right 0.0e+00 times the case's scale (3 right of 3, 1 skipped)",
+        "loss: largest error where right 0.0e+00 times the case's scale (1 right of 2, 2 skipped)",
         "gradients: skipped, not supplied",
-        "verdict: score right, loss wrong: look at the division by the temperature, the softmax, the "
-        "gather; beta, the sign, which score is subtracted, the log-sigmoid",
+        "verdict: score right, loss wrong: look at the division by the temperature, the softmax, "
+        "the gather; beta, the sign, which score is subtracted, the log-sigmoid",
         "1 of 1 not recognised, or too few alike to name a cause"]
 
 

@@ -23,7 +23,7 @@ import make_golden  # noqa: E402
 TRL, OURS, LARGE = "adapters/trl_style.py", "adapters/ours.py", "large.py"
 MASK = 'mask=torch.tensor(x["mask"])'
 TAUS = "taus = logits.new_tensor(temperatures)[:, None]"
-RESPONSE = 'response = batch["labels"][:, 1:] != IGNORE'
+RESPONSE = 'response = batch["completion_mask"][:, 1:] == 1'
 MARGIN = "return -F.logsigmoid(self.beta * (chosen - rejected))"
 SMOOTH = """x = self.beta * (chosen - rejected)
         return -0.9 * F.logsigmoid(x) - 0.1 * F.logsigmoid(-x)"""
@@ -46,7 +46,7 @@ MISTAKES = {
     "prompt counted": (
         TRL, RESPONSE, RESPONSE + '\n'
         '        S = torch.arange(response.shape[1])\n'
-        '        response = response | (S < batch["prompt_lengths"][:, None] - 1)',
+        '        response = response | (S < batch["prompt_ends"][:, None])',
         "the prompt"),
     "columns from 0 on counted": (
         OURS, MASK, 'mask=torch.tensor(x["mask"]).flip(1).cumsum(1).flip(1) > 0',
@@ -84,8 +84,8 @@ MISTAKES = {
     "decoder reference missing": (TRL, "if not ref_model.has_head:", "if True:",
                                   "decoder reference missing"),
     "sequence temperature a token": (
-        TRL, "total = tau[:, 0].gather(-1, tau_labels.max(1).values[:, None])[:, 0]",
-        "total = response.sum(1) * tau[:, 0].gather(-1, tau_labels.max(1).values[:, None])[:, 0]",
+        TRL, "total = tau[:, 0].gather(-1, drawn.max(1).values)[:, 0]",
+        "total = response.sum(1) * tau[:, 0].gather(-1, drawn.max(1).values)[:, 0]",
         "once a token"),
     "log K missing": (TRL, "(torch.ones_like(tau) / tau.shape[-1]).log()", "torch.zeros_like(tau)",
                       "log K missing"),
@@ -125,8 +125,8 @@ MISTAKES = {
     # not in the list: no cause may be named
     "a target margin": (TRL, MARGIN, MARGIN.replace("rejected)", "rejected) - 0.3"), None),
     "a KL penalty": (TRL, MARGIN, MARGIN + " + 0.01 * chosen ** 2", None),
-    "root of the length": (TRL, "return total\n", "return total / response.sum(1) ** 0.5\n",
-                           "0.7071 times"),  # so it is, of two tokens
+    "text counted twice": (TRL, "total + torch.where(response", "total + 2 * torch.where(response",
+                           None),
     "a cut of the words": (
         TRL, WARM, WARM.replace(" / torch.where", ".clamp(min=-1) / torch.where"), None),
 }
