@@ -769,8 +769,9 @@ def test_the_first_miss_and_three_causes_are_named(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith(f"MISS  {case['name']}  score chosen[0] is ")
                for line, case in zip(lines, cases))
-    assert lines[-4:-1] == [f"likely cause of {n} of 10: {factor} times what it should be: too large"
-                          for n, factor in ((4, 2), (3, 3), (2, 5))]
+    assert lines[-4:-1] == [
+        f"likely cause of {n} of 10: {factor} times what it should be: too large"
+        for n, factor in ((4, 2), (3, 3), (2, 5))]
     assert lines[-5].startswith("verdict") and lines[-1].startswith("1 of 10 not recognised")
 
 
