@@ -125,8 +125,8 @@ MISTAKES = {
     # not in the list: no cause may be named
     "a target margin": (TRL, MARGIN, MARGIN.replace("rejected)", "rejected) - 0.3"), None),
     "a KL penalty": (TRL, MARGIN, MARGIN + " + 0.01 * chosen ** 2", None),
-    "text counted twice": (TRL, "total + torch.where(response", "total + 2 * torch.where(response",
-                           None),
+    "text counted twice": (  # named where the models are equal: there only its gradient is wrong
+        TRL, "total + torch.where(response", "total + 2 * torch.where(response", "2 times"),
     "a cut of the words": (
         TRL, WARM, WARM.replace(" / torch.where", ".clamp(min=-1) / torch.where"), None),
 }

@@ -225,6 +225,30 @@ def test_minus_infinity_is_said_only_if_the_rest_is_right():
     assert doubled == "2 times what it should be: too large"
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_is_wrong_is_explained_or_not_but_never_a_crash(capsys):
+    """Infinite, NaN, huge, and of the wrong shape beside a wrong number; random cases of 1 token, 1
+    temperature, 1 pair too."""
+    class Theirs:
+        functions, ended = list(check.FUNCTIONS), None
+
+        def __init__(self):
+            self.calls = 0
+
+        def ask(self, function, case):
+            self.calls += 1
+            what = check.given(oracle, function, case)
+            for i, label in enumerate(what):
+                bad = [np.inf, -np.inf, np.nan, 1e300, 0.0, 7.0][(self.calls + i) % 6]
+                what[label] = np.full(what[label].shape, bad)
+                if self.calls % 5 == 0 and i:
+                    what[label] = np.zeros((1, 1, 1, 1))
+            return "gave", what
+    cases = CASES[::9] + list(make_golden.fuzz_cases(11, 12))
+    assert check.run(Theirs(), cases, "float64") == 1
+    assert f"0 passed, {len(cases)} missed" in capsys.readouterr().out
+
+
 def test_a_missing_gradient_is_named_by_what_lacks_it():
     want = {f"{side}.{name}": np.array([1.0, -1.0]) for side in check.SIDES
             for name in ("decoder_logits", "lm_logits")}
