@@ -391,7 +391,7 @@ def multiple(got, want):
     ratios = got[big] / want[big]
     if len(ratios) < 2 or not np.allclose(ratios, ratios[0]) or not np.allclose(got[~big], 0):
         return None
-    if not 1e-6 < abs(ratios[0]) < 1e6:
+    if not 1e-6 < abs(ratios[0]) < 1e6 or abs(ratios[0] - 1) < 1e-3:
         return None
     which = "the sign is turned" if ratios[0] < 0 else "too large" if ratios[0] > 1 else "too small"
     return f"{ratios[0]:.4g} times what it should be: {which}"

@@ -214,6 +214,7 @@ def test_one_factor_needs_two_entries_and_says_the_direction():
     assert mistakes.multiple(np.array([2.0, 0]), np.array([1.0, 0])) is None
     assert mistakes.multiple(np.array([2.0, 4, 1]), np.array([1.0, 2, 0])) is None
     assert mistakes.multiple(np.array([2.0, 5]), np.array([1.0, 2])) is None
+    assert mistakes.multiple(want * (1 + 1e-6), want) is None
 
 
 def test_minus_infinity_is_said_only_if_the_rest_is_right():
