@@ -189,11 +189,13 @@ def test_joint_is_separate_while_the_language_model_is_its_reference():
 # ---- check.py on what is right -----------------------------------------------------------------
 
 @pytest.mark.parametrize("dtype", check.TOLERANCES)
-@pytest.mark.parametrize("adapter", ["ours", "trl_style"])
-def test_adapters_pass(adapter, dtype, capsys, monkeypatch):
+@pytest.mark.parametrize("adapter, padding", [("ours", None), ("trl_style", "right"),
+                                              ("trl_style", "left")])
+def test_adapters_pass(adapter, padding, dtype, capsys, monkeypatch):
     pytest.importorskip("torch").set_num_threads(1)
     if adapter == "trl_style":
         pytest.importorskip("transformers")
+        monkeypatch.setenv("PADDING_SIDE", padding)
     theirs = loaded(FOLDER / "adapters" / f"{adapter}.py", dtype, monkeypatch)
     assert check.run(theirs, CASES + list(make_golden.fuzz_cases(0, 60)), dtype) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -243,7 +245,8 @@ def test_readme_states_the_tolerances_in_use():
 
 def test_list_names_every_case(capsys):
     assert check.main(["--list"]) == 0
-    assert capsys.readouterr().out.split() == [case["name"] for case in CASES]
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, _ in lines] == [case["name"] for case in CASES]
 
 
 # ---- check.py on what is missing ---------------------------------------------------------------
@@ -537,7 +540,7 @@ def loss(case):
     assert lines[:len(CASES)] == [f"MISS  {case['name']}  {words}" for case in CASES]
     assert lines[len(CASES):len(CASES) + 2] == ["", f"0 passed, {len(CASES)} missed, 0 skipped, "
                                                     "in float64"]
-    assert len(lines) == len(CASES) + 2 + 4 + 1  # the last one: the likely cause
+    assert len(lines) == len(CASES) + 2 + 4 + 2  # then verdict and causes
 
 
 def test_words_of_an_error_are_short_and_plain():
@@ -710,7 +713,8 @@ def test_of_two_mistakes_that_fit_the_more_frequent_is_named():
     text, separate = ("text term missing, or the policy used as reference language model",
                       "computes `separate`")
     for before, hint in [({text: 2, separate: 1}, text), ({text: 1, separate: 2}, separate)]:
-        assert check.explain(case, "loss", got, 1e-12, Counter(before)) == hint
+        answers = {"loss": (got, 1e-12)}
+        assert check.explanation(case, answers, Counter(before)) == hint
 
 
 def test_a_miss_names_the_number(capsys):
@@ -744,9 +748,12 @@ def test_the_summary_counts(capsys):
     assert lines[4:] == [
         "", "2 passed, 1 missed, 1 skipped, in float64",
         "temperature_logps: skipped, not implemented",
-        "score: largest error where right 0.0e+00 times the case's scale",
-        "loss: largest error where right 0.0e+00 times the case's scale",
-        "gradients: skipped, not supplied", "likely cause of 1 of 1: not recognised"]
+        "score: largest error where right 0.0e+00 times the case's scale (3 right of 3, 1 skipped)",
+        "loss: largest error where right 0.0e+00 times the case's scale (1 right of 2, 2 skipped)",
+        "gradients: skipped, not supplied",
+        "verdict: score right, loss wrong: look at the division by the temperature, the softmax, "
+        "the gather; beta, the sign, which score is subtracted, the log-sigmoid",
+        "1 of 1 not recognised, or too few alike to name a cause"]
 
 
 def test_the_first_miss_and_three_causes_are_named(capsys):
@@ -762,9 +769,10 @@ def test_the_first_miss_and_three_causes_are_named(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith(f"MISS  {case['name']}  score chosen[0] is ")
                for line, case in zip(lines, cases))
-    assert lines[-3:] == [f"likely cause of {n} of 10: {factor} times what it should be"
-                          for n, factor in ((4, 2), (3, 3), (2, 5))]
-    assert not lines[-4].startswith("likely")
+    assert lines[-4:-1] == [
+        f"likely cause of {n} of 10: {factor} times what it should be: too large"
+        for n, factor in ((4, 2), (3, 3), (2, 5))]
+    assert lines[-5].startswith("verdict") and lines[-1].startswith("1 of 10 not recognised")
 
 
 def test_not_implemented_is_not_never_right(capsys):

@@ -2,28 +2,31 @@
 
 The first half is such a trainer's loss, which knows nothing of this repository and uses nothing
 of lpo.py: a batch in TRL's layout (chosen rows above rejected ones, prompt and response in one
-sequence, labels -100 where there is no response token), a model that returns a transformers
-object, logits shifted against labels. The second half puts the cases into that form.
+sequence, padded on either side, completion_mask 1 on response tokens), a model that returns a
+transformers object, logits shifted against ids. The second half puts the cases into that form.
     python conformance/check.py conformance/adapters/trl_style.py      needs torch and transformers
+    PADDING_SIDE=left python conformance/check.py conformance/adapters/trl_style.py
 """
+import os
+
 import torch
 import torch.nn.functional as F
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 DTYPE = "float64"  # check.py --dtype overwrites it
-IGNORE = -100
+PADDING_SIDE = os.environ.get("PADDING_SIDE", "right")  # or "left", as a tokenizer's
 
 
 # ---- the foreign implementation: S positions of a sequence, 2B rows ----------------------------
 
-def tempered_logps(logits, labels, temperatures):
-    """Log-probability of each label at each temperature, at once.  (2B,S,V), (2B,S) -> (2B,S,K)"""
+def tempered_logps(logits, ids, temperatures):
+    """Log-probability of each id at each temperature, at once.  (2B,S,V), (2B,S) -> (2B,S,K)"""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     taus = logits.new_tensor(temperatures)[:, None]  # (K,1)
     warm = (logits[:, :, None] / torch.where(taus > 0, taus, 1)).log_softmax(-1)  # (2B,S,K,V)
     top = F.one_hot(logits.argmax(-1), logits.shape[-1]).bool()[:, :, None]  # (2B,S,1,V)
     logps = torch.where(taus > 0, warm, torch.where(top, 0.0, -torch.inf).to(warm))
-    index = labels.clamp(min=0)[..., None, None].expand(-1, -1, len(temperatures), 1)
+    index = ids[..., None, None].expand(-1, -1, len(temperatures), 1)
     return logps.gather(-1, index)[..., 0]
 
 
@@ -49,11 +52,11 @@ class LPOLoss:
     def forward(self, model, batch):
         """-> log P(y|tau_k) (2B,S-1,K) and log P(tau_k) (2B,S-1 or 1,K)"""
         outputs = model(input_ids=batch["input_ids"], output_hidden_states=True)
-        text = tempered_logps(outputs.logits[:, :-1], batch["labels"][:, 1:], self.temperatures)
+        text = tempered_logps(outputs.logits[:, :-1], batch["input_ids"][:, 1:], self.temperatures)
         head = outputs.hidden_states[-1]
         if self.sequence_level:  # the last prompt token decides
             rows = torch.arange(len(head))
-            head = head[rows, batch["prompt_lengths"] - 1][:, None]
+            head = head[rows, batch["prompt_ends"]][:, None]
         else:
             head = head[:, :-1]
         return text, head.to(text.dtype).log_softmax(-1)
@@ -64,7 +67,7 @@ class LPOLoss:
         ref_text, ref_tau = self.forward(ref_model, batch)
         if not ref_model.has_head:
             ref_tau = None
-        response = batch["labels"][:, 1:] != IGNORE
+        response = batch["completion_mask"][:, 1:] == 1
         if self.loss_type == "latent":
             if ref_tau is None:
                 ref_tau = (torch.ones_like(tau) / tau.shape[-1]).log()
@@ -75,12 +78,11 @@ class LPOLoss:
                                  safe_logsumexp(ref_summed + ref_tau[:, 0]))
             ratios = log_ratio(safe_logsumexp(text + tau), safe_logsumexp(ref_text + ref_tau))
             return torch.where(response, ratios, 0).sum(1)
-        tau_labels = batch["tau_labels"][:, 1:]  # (2B,S-1)
-        drawn = tau_labels.clamp(min=0)[..., None]
+        drawn = batch["tau_ids"][:, 1:, None]  # (2B,S-1,1)
         if ref_tau is not None:
             tau = tau - ref_tau
-        if self.sequence_level:  # all labels of a row are the same, or IGNORE, which is negative
-            total = tau[:, 0].gather(-1, tau_labels.max(1).values[:, None])[:, 0]
+        if self.sequence_level:  # all ids of a row are the same; where there is none stands 0
+            total = tau[:, 0].gather(-1, drawn.max(1).values)[:, 0]
         else:
             total = torch.where(response, tau.gather(-1, drawn)[..., 0], 0).sum(1)
         if self.loss_type == "joint":
@@ -114,10 +116,10 @@ def both(case, name, dtype=None):
                       for side in ("chosen", "rejected")])
 
 
-def placed(x, prompts, S, shift, fill):
-    """(2B,T,...) -> (2B,S,...): column t at position prompt + t - shift, `fill` elsewhere."""
+def placed(x, starts, S, shift, fill):
+    """(2B,T,...) -> (2B,S,...): column t at position start + t - shift, `fill` elsewhere."""
     out = torch.full((len(x), S, *x.shape[2:]), fill, dtype=x.dtype)
-    columns = prompts[:, None] + torch.arange(x.shape[1]) - shift
+    columns = starts[:, None] + torch.arange(x.shape[1]) - shift
     return out.index_put((torch.arange(len(x))[:, None], columns), x)
 
 
@@ -128,18 +130,19 @@ def trainer_and_inputs(case):
     rows, T = tokens.shape
     prompts = torch.arange(rows) % 3 + 1  # prompts of unequal length
     S = T + 4
+    starts = prompts if PADDING_SIDE == "right" else torch.full((rows,), S - T)
     leaves = {name: both(case, name, dtype).requires_grad_() for name in
               ("decoder_logits", "lm_logits")}
     has_head = case["chosen"]["ref_decoder_logits"] is not None
     ref_head = both(case, "ref_decoder_logits", dtype) if has_head else leaves["decoder_logits"]
-    model, ref_model = (Recorded(placed(lm, prompts, S, 1, 7.0), placed(head, prompts, S, 1, 7.0),
+    model, ref_model = (Recorded(placed(lm, starts, S, 1, 7.0), placed(head, starts, S, 1, 7.0),
                                  has_head) for lm, head in [
         (leaves["lm_logits"], leaves["decoder_logits"]),
         (both(case, "ref_lm_logits", dtype), ref_head.detach())])
-    labels = placed(torch.where(mask, tokens, IGNORE), prompts, S, 0, IGNORE)
-    tau_labels = torch.where(mask, tau_idx.expand(rows, T), IGNORE)
-    batch = {"input_ids": placed(tokens, prompts, S, 0, 0), "prompt_lengths": prompts,
-             "labels": labels, "tau_labels": placed(tau_labels, prompts, S, 0, IGNORE)}
+    tau_ids = torch.where(mask, tau_idx.expand(rows, T), 0)
+    batch = {"input_ids": placed(tokens, starts, S, 0, 0), "prompt_ends": starts - 1,
+             "completion_mask": placed(mask.long(), starts, S, 0, 0),
+             "tau_ids": placed(tau_ids, starts, S, 0, 0)}
     trainer = LPOLoss(case["temperatures"], case["beta"], case["variant"], sequence,
                       case["exact_sequence"])
     if case["variant"] == "nll":
