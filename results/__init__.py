@@ -6,6 +6,8 @@
     rules.py         the rules among them, and the grids over which they are tuned
     objectives.py    the other objectives and inputs of the head
     sweep_plots.py   the figures of the sweeps
+    rival_plots.py   the figures of the rivals
+    rival_tables.py  their tables
     tables.py        every table of the pages, from saved results alone
     benchmark.py     speed against nanoGPT's way and transformers: BENCHMARKS.md
     data/            the results that the pages show

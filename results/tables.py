@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from results import sweep_plots
+from results import rival_plots, rival_tables, sweep_plots
+from results.rival_tables import table
 from results.sweep_plots import LOSS_NAMES, ordered
 from toy import rows
 from toy.plots import draw, labels, subtasks_of
@@ -22,18 +23,13 @@ from toy.stages import ROOT, write
 
 HERE = ROOT / "results"
 DATA, FIGURES = HERE / "data", HERE / "figures"
+FILES = ("results.json", "sweeps.json", "rivals.json")
 PAGES = ROOT / "README.md", HERE / "README.md"
 MARK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEVELS = ("sequence", "token")  # in the paper's order
 
 
 # --- cells ----------------------------------------------------------------------------------------
-
-
-def table(header, lines):
-    """Markdown; every cell as text."""
-    lines = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def ci(results, metric, digits=3, scale=1, **wanted):
@@ -381,9 +377,13 @@ TABLES = {f.__name__: f for f in (
 # --- pages and files ------------------------------------------------------------------------------
 
 
-def filled(page, results, sweeps):
+def filled(page, results, sweeps, rivals):
     """A page's text with every marked table made anew; KeyError on a mark without a table."""
-    return MARK.sub(lambda m: f"{m[1]}{TABLES[m[2]](results, sweeps)}\n{m[3]}", page)
+    def made(name):
+        if name in rival_tables.TABLES:
+            return rival_tables.TABLES[name](results, rivals)
+        return TABLES[name](results, sweeps)
+    return MARK.sub(lambda m: f"{m[1]}{made(m[2])}\n{m[3]}", page)
 
 
 def kept(results):
@@ -419,7 +419,8 @@ def kept_sweeps(sweeps):
 
 def keep(folder, timing):
     """Take over a folder's results, and the seconds of a run on a quiet machine."""
-    for name, reduce in (("results.json", kept), ("sweeps.json", kept_sweeps)):
+    for name, reduce in (("results.json", kept), ("sweeps.json", kept_sweeps),
+                         ("rivals.json", rival_tables.kept)):
         if not (folder / name).exists():
             continue
         found = reduce(rows.load(folder / name))
@@ -439,15 +440,17 @@ def main():
     arguments = parser.parse_args()
     if arguments.keep:
         keep(arguments.keep, arguments.timing)
-    results, sweeps = (rows.load(DATA / name) for name in ("results.json", "sweeps.json"))
+    results, sweeps, rivals = (rows.load(DATA / name) for name in FILES)
     if not (arguments.write or arguments.keep):
-        for name, make in TABLES.items():
-            print(f"{name}\n{make(results, sweeps)}\n")
+        for tables, data in ((TABLES, sweeps), (rival_tables.TABLES, rivals)):
+            for name, make in tables.items():
+                print(f"{name}\n{make(results, data)}\n")
         return
-    for path in (*draw(results, FIGURES), *draw(sweeps, FIGURES, sweep_plots.FIGURES)):
+    for path in (*draw(results, FIGURES), *draw(sweeps, FIGURES, sweep_plots.FIGURES),
+                 *draw(rivals, FIGURES, rival_plots.FIGURES)):
         print(path)
     for page in PAGES:
-        write(page, filled(page.read_text(encoding="utf-8"), results, sweeps))
+        write(page, filled(page.read_text(encoding="utf-8"), results, sweeps, rivals))
 
 
 if __name__ == "__main__":

@@ -477,6 +477,17 @@ def test_the_race_drops_who_is_three_standard_errors_behind(monkeypatch):
     assert [len(call.asked) for call in calls] == [16, 8, 16]
 
 
+def test_a_heat_of_two_prompts_has_a_standard_error(monkeypatch):
+    """Eight prompts run in heats of 2, 2 and 4. Differences 1 - s and 1 + s have the standard error
+    s: 2.9 of them behind stays, 3.1 goes."""
+    def reward(name, prompt, table):
+        s = {0.0: 0, 0.2: 1 / 2.9, 0.4: 1 / 3.1}[table["rest"]]
+        return 10 - (table["rest"] > 0) * (1 + s * (-1) ** int(prompt))
+    calls = raced(monkeypatch, reward)
+    search_oracle(None, [("math", str(i)) for i in range(8)], (0.0, 0.2, 0.4), 2, None)
+    assert [len(call.asked) for call in calls][:2] == [3 * 2, 2 * 2]
+
+
 def test_heats_are_a_quarter_and_a_half_rounded_up(monkeypatch):
     """Ten prompts: three, two more, the other five. One prompt: a single heat, whose leader wins;
     every task has a race of its own."""

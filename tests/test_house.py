@@ -115,11 +115,12 @@ def test_text_is_read_and_written_with_an_encoding():
 @pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.parent.name)
 def test_pages_have_the_numbers_of_the_results(page):
     """Rebuilt by results.tables --write, never typed by hand."""
-    results, sweeps = (rows.load(tables.DATA / name) for name in ("results.json", "sweeps.json"))
+    results, sweeps, rivals = (rows.load(tables.DATA / name) for name in tables.FILES)
     text = page.read_text(encoding="utf-8")
-    assert tables.filled(text, results, sweeps) == text
+    assert tables.filled(text, results, sweeps, rivals) == text
     assert len(tables.MARK.findall(text)) == text.count("<!-- end -->") > 2
-    assert results["config"]["base_seeds"] >= 3 and results["config"]["seeds"] >= 5
+    for of in (results, rivals):
+        assert of["config"]["base_seeds"] >= 3 and of["config"]["seeds"] >= 5
 
 
 def test_links_lead_somewhere():

@@ -418,7 +418,8 @@ def test_other_metrics_are_in_per_cent():
                     *fixed("repeats", 0.0, (0.15,), experiment="vote"),
                     *of_all("quality", 0.62, 0.61, 0.64, level="token"),
                     *of_all("quality", 0.52, 0.50, 0.55, level="sequence"),
-                    *of_all("quality", 0.1, 0.2, 0.3, level="token", subtask="math")],
+                    *of_all("quality", 0.1, 0.2, 0.3, level="token", subtask="math"),
+                    *of_all("quality", 0.7, 0.6, 0.8, level="token", experiment="vote")],
                    experiments=("mix", "vote"))
     figure = plots.metrics(results)
     quality, repeats = figure.axes

@@ -13,11 +13,12 @@ import train_toy
 from conftest import calls_of
 from decoder import AdaptiveDecoder, Rollout, aligned, response_logps
 from lpo import ResponseLogps, lpo_loss
-from results import objectives, rivals, rules
+from results import objectives, rivals, rules, tables
 from results.objectives import OBJECTIVES, ContinuousHead, Recipe, Wrapped
 from results.rivals import FIXED, LATENT, ORACLE, Table, Training, Tuning
 from results.rules import Mirostat
 from tasks import EOS, PROMPT_LENGTH, VOCAB_SIZE, encode, split_of
+from toy import rows
 from toy.evaluate import Outcome, draw_prompts, respond
 from toy.options import Config
 from toy.pretrain import new_model
@@ -101,14 +102,17 @@ def test_mirostat_keeps_the_best_word_and_tempers_as_it_is_told():
 
 def test_mirostat_remembers_each_row_until_its_end(model, asked):
     """Rows that ended keep their place in the memory, and nothing behind an end counts."""
-    outcome = rules.respond_by_rule(model, asked, 3, generator(), Mirostat(2.0))
+    outcome = rules.respond_by_rule(model, asked, 3, generator(), Mirostat(9.0))
     tokens, mask = outcome.rollout.tokens, outcome.rollout.mask
     assert len(tokens) == 18 and outcome.rewards.shape == (6, 3)
+    assert 0 < (tokens == EOS).any(1).sum() < 18
     for row, kept, cut in zip(tokens, mask, outcome.rollout.cut):
         ends = (row == EOS).nonzero()
         n = len(row) if len(ends) == 0 else ends[0].item() + 1
         assert kept.sum() == n and kept[:n].all() and cut == (len(ends) == 0)
-    again = rules.respond_by_rule(model, asked, 3, generator(), Mirostat(2.0))
+    used = Mirostat(9.0, generator=generator(1))
+    used(torch.randn(18, VOCAB_SIZE))
+    again = rules.respond_by_rule(model, asked, 3, generator(), used)
     assert torch.equal(again.rollout.tokens, tokens)  # a rule starts anew for each batch
 
 
@@ -526,3 +530,26 @@ def test_prompts_are_those_of_the_main_job_and_of_their_split():
     of_validation = rivals.prompts_of(cfg, "mix", "validation")
     assert len(of_validation) == 12
     assert {split_of(prompt) for _, prompt in of_validation} == {"validation"}
+
+
+def test_the_saved_rivals_are_those_of_the_code():
+    """Bug: a rule, an objective or a grid changed since the page was made."""
+    saved = rows.load(tables.DATA / "rivals.json")
+
+    def methods(section):
+        return set(rows.known(saved, "method", section=section))
+    assert methods("rules") == {FIXED, ORACLE, *rules.RULES}
+    assert methods("objectives") == set(OBJECTIVES)
+    assert methods("noise") == {f"{name}; {noise}" for name in rivals.NOISY_OBJECTIVES
+                                for noise in rivals.NOISES}
+    assert methods("grid") == {"K infinite", *(f"K = {K}" for K in (2, 4, 7, 13, 25))}
+    assert {*objectives.SEEN, "hidden state", "nothing, REINFORCE"} == methods("controls")
+    assert saved["config"]["sets"] == {name: list(rivals.SETS[name])
+                                       for name in saved["config"]["sets"]}
+    for name, grid in rules.RULES.items():
+        picked = set(rows.known(saved, "choice", section="picked", method=name))
+        assert picked <= {rules.rule_name(rule) for rule in grid} and picked
+    for name, objective in OBJECTIVES.items():
+        assert set(rows.known(saved, "lr", section="picked", method=name)) <= set(rivals.RATES)
+        assert set(rows.known(saved, "knob", section="picked", method=name)) <= set(
+            objective.knob[1])

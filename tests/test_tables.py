@@ -558,15 +558,19 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "TABLES", {
         "count": lambda results, sweeps: f"{len(results['rows'])} and {len(sweeps['rows'])} rows",
         "times": lambda results, sweeps: str(results.get("timing"))})
+    monkeypatch.setattr(tables.rival_tables, "TABLES", {
+        "rivals": lambda results, rivals: f"{len(rivals['rows'])} of {len(results['rows'])}"})
     drawn = []
 
     def draw(results, folder, figures=None):
         drawn.append((len(results["rows"]), folder, figures))
         return [folder / f"figure{len(drawn)}.png"]
     monkeypatch.setattr(tables, "draw", draw)
-    page.write_text("a\n<!-- count -->\nold\n<!-- end -->\nb\n<!-- times -->\n<!-- end -->\nc\n",
+    page.write_text("a\n<!-- count -->\nold\n<!-- end -->\nb\n<!-- times -->\n<!-- end -->\nc\n"
+                    "<!-- rivals -->\n<!-- end -->\n",
                     encoding="utf-8")
     save(data, 2, 3, "old")
+    save_rivals(data, 7)
     return tmp_path, page, drawn
 
 
@@ -580,6 +584,13 @@ def save(folder, n, m, stages, **more):
     if m:
         found = [dict(value=i, step=i or None) for i in range(m)]
         (folder / "sweeps.json").write_text(rows.to_json(of_sweeps(found)), encoding="utf-8")
+
+
+def save_rivals(folder, n):
+    """rivals.json of n rows, and three stages of one environment."""
+    stages = {f"s{i}": dict(seconds=1.0, environment=dict(torch="2")) for i in range(3)}
+    (folder / "rivals.json").write_text(rows.to_json(dict(
+        rows=[dict(value=i) for i in range(n)], stages=stages)), encoding="utf-8")
 
 
 def run(monkeypatch, *arguments):
@@ -596,7 +607,8 @@ def test_without_flags_tables_are_printed_and_no_file_changes(places, monkeypatc
     folder, _, drawn = places
     before = files(folder)
     run(monkeypatch)
-    assert capsys.readouterr().out == "count\n2 and 3 rows\n\ntimes\nNone\n\n"
+    assert capsys.readouterr().out == (
+        "count\n2 and 3 rows\n\ntimes\nNone\n\nrivals\n7 of 2\n\n")
     assert files(folder) == before and not drawn
 
 
@@ -609,14 +621,15 @@ def test_write_fills_the_marked_places_alone(places, monkeypatch, capsys):
         run(monkeypatch, "--write")
         assert page.read_text(encoding="utf-8") == (
             "a\n<!-- count -->\n2 and 3 rows\n<!-- end -->\nb\n<!-- times -->\nNone\n"
-            "<!-- end -->\nc\n")
+            "<!-- end -->\nc\n<!-- rivals -->\n7 of 2\n<!-- end -->\n")
     figures = folder / "figures"
-    assert drawn[:2] == [(2, figures, None), (3, figures, tables.sweep_plots.FIGURES)]
-    assert capsys.readouterr().out.splitlines()[:2] == [
-        str(figures / "figure1.png"), str(figures / "figure2.png")]
+    assert drawn[:3] == [(2, figures, None), (3, figures, tables.sweep_plots.FIGURES),
+                         (7, figures, tables.rival_plots.FIGURES)]
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        str(figures / f"figure{i}.png") for i in (1, 2, 3)]
     assert {path for path, text in files(folder).items() if text != before[path]} == {page}
     with pytest.raises(KeyError):
-        tables.filled("<!-- unknown -->\n<!-- end -->\n", None, None)
+        tables.filled("<!-- unknown -->\n<!-- end -->\n", None, None, None)
 
 
 def test_keep_takes_over_a_folders_results_then_writes(places, monkeypatch):
@@ -637,15 +650,19 @@ def test_keep_takes_over_a_folders_results_then_writes(places, monkeypatch):
     assert files(folder / "out") == before
 
 
-def test_keep_with_only_one_of_both_files(places, monkeypatch):
-    """The other stays. Without any results before, the run's own seconds count. Bugs: a missing
+def test_keep_with_only_some_of_the_files(places, monkeypatch):
+    """The others stay. Without any results before, the run's own seconds count. Bugs: a missing
     file is an error, or empties the data."""
     folder, page, _ = places
     save(folder / "out", 0, 6, None)
     run(monkeypatch, "--keep", folder / "out")
     assert "2 and 2 rows" in page.read_text(encoding="utf-8")
     (tables.DATA / "results.json").unlink()
+    save_rivals(folder / "out", 9)
     save(folder / "out", 4, 0, "own")
     run(monkeypatch, "--keep", folder / "out")
     assert "4 and 2 rows" in page.read_text(encoding="utf-8")
     assert "\nown\n" in page.read_text(encoding="utf-8")
+    assert "\n9 of 4\n" in page.read_text(encoding="utf-8")
+    assert [stage["seconds"] for stage in rows.load(tables.DATA / "rivals.json")["stages"].values()
+            ] == [3.0]  # of one environment, together
