@@ -4,6 +4,8 @@ Colours are those of the sweeps: purple is the latent loss, brown `separate`, gr
 temperature or a rule; green is what settings add, or the oracle's line. Bars and bands are 95 %
 intervals where the rows have them.
 """
+import itertools
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -11,7 +13,7 @@ from results.rivals import COUNTS, FIXED, JUDGED, LATENT, ORACLE
 from results.rival_tables import latents, measures, named
 from results.rules import RULES
 from toy import plots
-from toy.plots import legend_below
+from toy.plots import legend_below, panels
 from toy.rows import known, values, where
 
 PURPLE, BROWN, GREY, GREEN, BLUE = "#6A3D9A", "#B8860B", plots.FIXED, plots.ORACLE, "#56B4E9"
@@ -49,9 +51,8 @@ def rules_and_latents(rivals):
 
 def rival_rounds(rivals):
     """Reward of each round's own samples, by objective."""
-    experiments = [e for e in rivals["config"]["experiments"]]
-    figure = Figure(figsize=(3.1 * len(experiments), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(experiments), squeeze=False)[0]
+    experiments = rivals["config"]["experiments"]
+    figure, axes = panels(len(experiments), 4, 3.4)
     for axis, experiment in zip(axes, experiments):
         for name, colour in CURVES.items():
             rows = where(rivals, section="objectives", metric="round reward", method=name,
@@ -69,12 +70,10 @@ def rival_rounds(rivals):
 def rival_noise(rivals):
     """Share of the headroom that is left as the judge gets worse."""
     experiments = [e for e in JUDGED if e in rivals["config"]["experiments"]]
-    figure = Figure(figsize=(9.3, 3.4), layout="constrained")
-    axes = figure.subplots(1, 2 * len(experiments), sharey=True, squeeze=False)[0]
-    kinds = {"flip": ("", "flip 0.1", "flip 0.2", "flip 0.4"), "spread": ("", "spread 1",
-                                                                        "spread 3")}
-    panels = [(e, kind) for e in experiments for kind in kinds]
-    for axis, (experiment, kind) in zip(axes, panels):
+    figure, axes = panels(2 * len(experiments), 4, 3.4, sharey=True)
+    kinds = {"share reversed": ("", "flip 0.1", "flip 0.2", "flip 0.4"),
+             "noise / spread": ("", "spread 1", "spread 3")}
+    for axis, (experiment, kind) in zip(axes, itertools.product(experiments, kinds)):
         for name, colour in CURVES.items():
             points = [(float(noise.split()[1]) if noise else 0.0, one(
                 rivals, section="noise", method=f"{name}; {noise}", experiment=experiment,
@@ -87,8 +86,7 @@ def rival_noise(rivals):
                 axis.errorbar(x, y, yerr=[below, above], color=colour, marker="o", ms=4, capsize=2,
                               label=name)
         axis.axhline(0, color="black", lw=0.8)
-        axis.set(title=experiment, xlabel={"flip": "share reversed",
-                                           "spread": "noise / spread"}[kind])
+        axis.set(title=experiment, xlabel=kind)
     axes[0].set_ylabel("share of the headroom, %")
     legend_below(figure, axes, 4)
     return figure
@@ -97,8 +95,7 @@ def rival_noise(rivals):
 def rival_best_of_k(rivals):
     """The expected best of k responses."""
     experiments = [e for e in JUDGED if e in rivals["config"]["experiments"]]
-    figure = Figure(figsize=(7.4, 3.4), layout="constrained")
-    axes = figure.subplots(1, len(experiments), squeeze=False)[0]
+    figure, axes = panels(len(experiments), 2, 3.4)
     for axis, experiment in zip(axes, experiments):
         rows = where(rivals, section="best of k", experiment=experiment)
         colours = {FIXED: GREY, LATENT: PURPLE} | dict(zip(latents(rivals)[1:], (GREEN, BLUE)))
