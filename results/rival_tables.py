@@ -4,7 +4,8 @@ Every cell is `value [low, high]`, the mean over base models, heads and test pro
 interval by the paired bootstrap.
 """
 from results.objectives import OBJECTIVES
-from results.rivals import COUNTS, FIXED, JUDGED, LATENT, NOISES, NOISY_OBJECTIVES, ORACLE
+from results.rivals import (COUNTS, FIXED, HIDDEN, JUDGED, LATENT, NOISES, NOISY_OBJECTIVES,
+                            ORACLE)
 from results.rules import RULES
 from toy.rows import known, values, where
 
@@ -162,7 +163,8 @@ def objective_costs(results, rivals):
     lines, experiments = [], rivals["config"]["experiments"]
     scored = {"pairs": "2 of 8", "chosen": "1 of 8", "all": "8 of 8", "corpus": "none"}
     for name, objective in OBJECTIVES.items():
-        picks = {row["experiment"]: row for row in where(rivals, section="picked", method=name)}
+        picks = {row["experiment"]: row for row in where(
+            rivals, section="picked", method=name, sees=HIDDEN)}
         cells = [f"{picks[e]['lr']:g}, {picks[e]['knob']:g}" if e in picks else "-"
                  for e in experiments]
         of = dict(section="objectives", method=name, experiment=JUDGED[0])

@@ -56,6 +56,7 @@ JUDGED = ("constrained", "vote")  # experiments of noisy rewards and of best of 
 MAIN = ("reward", "majority of 8")
 RECIPE = dict(prompts=80, test_samples=4)  # a round's, and of a test prompt; else the main job's
 GRIDS = {2: 1.2, 4: 0.4, 13: 0.1, 25: 0.05}  # how many temperatures from 0 to 1.2, their distance
+HIDDEN = "hidden state"
 FIXED, ORACLE, LATENT = "best fixed temperature", "oracle over temperatures", "latent, temperatures"
 
 
@@ -259,7 +260,7 @@ def recipes(cfg, sets):
                for name in sets}},
         "objectives": {name: replace(latent, objective=name) for name in OBJECTIVES},
         "controls": {
-            **{sees: replace(latent, sees=sees) for sees in (*SEEN, "hidden state")},
+            **{sees: replace(latent, sees=sees) for sees in (*SEEN, HIDDEN)},
             "nothing, REINFORCE": replace(latent, sees="nothing", objective="REINFORCE")},
         "noise": {f"{name}; {noise}": replace(latent, objective=name, noise=noise)
                   for name in NOISY_OBJECTIVES for noise in NOISES},
@@ -287,16 +288,25 @@ def tries(cfg, experiments, quick):
                 yield Training(experiment, recipe, lr, knob)
 
 
+def control_tries(cfg, experiments, best):
+    """The rates again for heads that see less, whose inputs are smaller or larger numbers."""
+    for experiment, recipe in itertools.product(experiments, recipes(cfg, ())["controls"].values()):
+        if recipe.sees != HIDDEN and makes_sense("controls", experiment, recipe):
+            _, like = best[experiment, recipe.objective, HIDDEN]
+            for lr in RATES:
+                yield replace(like, recipe=recipe, lr=lr)
+
+
 def validated(result):
     return result["values"]["reward"].mean().item()
 
 
 def best_tries(found):
-    """Of each objective's tries on an experiment the best.  -> {(experiment, objective): (its
-    validation reward, the training)}"""
+    """Of the tries of each objective and input on an experiment the best.  -> {(experiment,
+    objective, what the head sees): (its validation reward, the training)}"""
     best = {}
     for tried, result in found.items():
-        name = tried.experiment, tried.recipe.objective
+        name = tried.experiment, tried.recipe.objective, tried.recipe.sees
         if name not in best or validated(result) > best[name][0]:
             best[name] = validated(result), tried
     return best
@@ -318,7 +328,7 @@ def final(cfg, experiments, sets, best):
     for section, of_section in recipes(cfg, sets).items():
         for (method, recipe), experiment in itertools.product(of_section.items(), experiments):
             if makes_sense(section, experiment, recipe):
-                _, like = best[experiment, recipe.objective]
+                _, like = best[experiment, recipe.objective, recipe.sees]
                 plan[section, experiment, method] = [
                     [Training(experiment, recipe, like.lr, like.knob, b, seed, "test")
                      for seed in range(cfg.seeds)] for b in range(cfg.base_seeds)]
@@ -440,9 +450,9 @@ def run_rows(plan, found):
 
 def picked_rows(best, rules, means):
     """What validation prompts decided."""
-    for (experiment, objective), (value, work) in best.items():
-        yield dict(section="picked", experiment=experiment, method=objective, value=value,
-                   lr=work.lr, knob=work.knob)
+    for (experiment, objective, sees), (value, work) in best.items():
+        yield dict(section="picked", experiment=experiment, method=objective, sees=sees,
+                   value=value, lr=work.lr, knob=work.knob)
     for work, result in rules.items():
         for metric, of in result["picked"].items():
             yield dict(section="picked", experiment=work.experiment, method=work.rule,
@@ -495,8 +505,9 @@ def main(arguments):
     rules = work("rules", [Tuning(e, rule, b) for rule in reversed(RULES) for e in experiments
                            for b in bases])
     best = best_tries(work("rates and knobs", tries(cfg, experiments, arguments.quick)))
+    best |= best_tries(work("rates of the controls", control_tries(cfg, experiments, best)))
     of_sets = work("sets of settings", [
-        replace(best[e, "latent"][1], recipe=Recipe(choices=choices))
+        replace(best[e, "latent", HIDDEN][1], recipe=Recipe(choices=choices))
         for choices in SETS.values() for e in experiments])
     sets, means = picked_sets(of_sets)
 

@@ -15,7 +15,7 @@ from decoder import AdaptiveDecoder, Rollout, aligned, response_logps
 from lpo import ResponseLogps, lpo_loss
 from results import objectives, rivals, rules, tables
 from results.objectives import OBJECTIVES, ContinuousHead, Recipe, Wrapped
-from results.rivals import FIXED, LATENT, ORACLE, Table, Training, Tuning
+from results.rivals import FIXED, HIDDEN, LATENT, ORACLE, Table, Training, Tuning
 from results.rules import Mirostat
 from tasks import EOS, PROMPT_LENGTH, VOCAB_SIZE, encode, split_of
 from toy import rows
@@ -480,11 +480,12 @@ def tried(value, **changes):
 
 def test_the_best_try_of_each_objective_and_experiment():
     found = dict([tried(1.0), tried(3.0, lr=4e-3), tried(2.0, knob=0.5),
-                  tried(9.0, experiment="vote"), tried(8.0, recipe=Recipe("NLL", (0.0,)))])
+                  tried(9.0, experiment="vote"), tried(8.0, recipe=Recipe("NLL", (0.0,))),
+                  tried(1.5, lr=2e-3, recipe=Recipe("latent", (0.0,), "nothing"))])
     best = rivals.best_tries(found)
     assert {name: (value, work.lr) for name, (value, work) in best.items()} == {
-        ("mix", "latent"): (3.0, 4e-3), ("vote", "latent"): (9.0, 1e-3),
-        ("mix", "NLL"): (8.0, 1e-3)}
+        ("mix", "latent", HIDDEN): (3.0, 4e-3), ("vote", "latent", HIDDEN): (9.0, 1e-3),
+        ("mix", "NLL", HIDDEN): (8.0, 1e-3), ("mix", "latent", "nothing"): (1.5, 2e-3)}
 
 
 def test_two_sets_of_the_highest_mean():
@@ -506,7 +507,15 @@ def test_everything_is_searched_equally_and_reported_on_test_prompts():
         counts.setdefault((work.experiment, work.recipe.objective), set()).add((work.lr, work.knob))
     assert {len(tries) for tries in counts.values()} == {6}
     assert len(counts) == 4 * 12 + 1  # the exact sequence is for one experiment
-    best = {name: (0.0, Training(name[0], Recipe(name[1]), 0.5, 7.0)) for name in counts}
+    best = {(*name, HIDDEN): (0.0, Training(name[0], Recipe(name[1]), 0.5, 7.0))
+            for name in counts}
+    again = list(rivals.control_tries(cfg, experiments, best))
+    assert len(again) == 3 * (4 * 5 + 1)  # three rates; five inputs or objectives, the label once
+    assert {work.knob for work in again} == {7.0} and HIDDEN not in {w.recipe.sees for w in again}
+    assert {work.lr for work in again} == set(rivals.RATES)
+    assert {work.split for work in again} == {"validation"}
+    best |= {(w.experiment, w.recipe.objective, w.recipe.sees): (0.0, replace(w, lr=0.5))
+             for w in again}
     plan = rivals.final(cfg, experiments, ["min-p"], best)
     assert {(w.split, w.lr, w.knob) for works in plan.values() for seeds in works
             for w in seeds} == {("test", 0.5, 7.0)}
