@@ -283,10 +283,11 @@ def test_the_number_of_tests_is_fixed_before_the_draw():
 
 # ---- from the command line ---------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, skipped", (("ours", 0), ("transformers", 1)))
+@pytest.mark.parametrize("name, skipped", (
+    ("ours", 0), ("transformers", 1), ("jax", 0)))
 def test_adapters_pass(name, skipped):
-    if name == "transformers":
-        pytest.importorskip("transformers")
+    if name != "ours":
+        pytest.importorskip(name)
     done = script(FOLDER / "adapters" / f"model_{name}.py", "--n", 1000)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f" 0 missed, {skipped} skipped, in float64" in done.stdout
