@@ -17,7 +17,7 @@ from results import objectives, rivals, rules, tables
 from results.objectives import OBJECTIVES, ContinuousHead, Recipe, Wrapped
 from results.rivals import FIXED, HIDDEN, LATENT, ORACLE, Table, Training, Tuning
 from results.rules import Mirostat
-from tasks import EOS, PROMPT_LENGTH, VOCAB_SIZE, encode, split_of
+from tasks import EOS, PROMPT_LENGTH, VOCAB_SIZE, corpus, encode, split_of
 from toy import rows
 from toy.evaluate import Outcome, draw_prompts, respond
 from toy.options import Config
@@ -112,6 +112,7 @@ def test_mirostat_remembers_each_row_until_its_end(model, asked):
         assert kept.sum() == n and kept[:n].all() and cut == (len(ends) == 0)
     used = Mirostat(9.0, generator=generator(1))
     used(torch.randn(18, VOCAB_SIZE))
+    used.bound = torch.zeros(18, 1)
     again = rules.respond_by_rule(model, asked, 3, generator(), used)
     assert torch.equal(again.rollout.tokens, tokens)  # a rule starts anew for each batch
 
@@ -269,6 +270,49 @@ def test_the_loop_is_the_main_jobs(experiment, level, name, variant, model, monk
     assert not torch.equal(ours.mlp[-1].weight, start)
     for x, y in zip(ours.parameters(), theirs.parameters()):
         assert torch.allclose(x, y, atol=1e-6)
+
+
+def test_the_corpus_as_if_it_had_been_sampled():
+    """Response tokens alone, the end included."""
+    prompts, rollout = objectives.corpus_side("constrained", 5, np.random.default_rng(0))
+    texts = corpus("constrained", 5, np.random.default_rng(0))
+    assert prompts == [encode(prompt) for prompt, _ in texts]
+    for ids, mask, (_, text) in zip(rollout.tokens, rollout.mask, texts):
+        assert ids[mask].tolist() == encode(text) + [EOS]
+
+
+def test_the_judge_is_noisy_in_training_and_the_curve_is_not(model, monkeypatch):
+    """Rewards that a judge makes all equal leave nothing to learn. Bugs: the noise forgotten; a
+    curve of noisy rewards."""
+    learned, noises = [], []
+
+    def noisy(rewards, noise, rng):
+        noises.append(noise)
+        return np.full_like(rewards, 1000.0)
+    monkeypatch.setattr(objectives, "noisy", noisy)
+    monkeypatch.setattr(objectives, "learn", lambda *of: learned.append(of))
+    _, _, curve, _ = objectives.train_head(
+        TINY, model, "mix", "token", Recipe("latent", TINY.choices, noise="flip 0.1"), 0.1, 0.2,
+        ("x",))
+    assert noises == ["flip 0.1"] * TINY.rounds and not learned and max(curve) < 10
+
+
+def test_objectives_are_what_they_are_called():
+    made = {name: (of.data, getattr(of.loss, "func", of.loss), of.advantage)
+            for name, of in OBJECTIVES.items()}
+    policy = "all", objectives.reinforce
+    assert made["REINFORCE"] == (*policy, objectives.leave_one_out)
+    assert made["GRPO-normalised"] == (*policy, objectives.group_normalised)
+    assert made["REINFORCE, clipped"] == ("all", objectives.clipped, objectives.leave_one_out)
+    assert made["marginal policy gradient"] == (
+        "all", objectives.marginal_policy_gradient, objectives.leave_one_out)
+    assert made["NLL"][:2] == ("chosen", train_toy.nll_loss)
+    for name, variant, exact in (("latent", "latent", False), ("continuous, DPO", "latent", False),
+                                 ("latent, exact sequence", "latent", True),
+                                 ("separate, decoder reference", "separate", False)):
+        assert made[name][:2] == ("pairs", objectives.preference)
+        assert OBJECTIVES[name].loss.args == (variant, exact)
+    assert made["separate"][:2] == ("pairs", objectives.without_reference)
 
 
 def test_steps_are_a_knob_where_there_is_no_beta(model, monkeypatch):
@@ -432,6 +476,29 @@ def test_a_rule_is_picked_on_validation_and_measured_on_test(model, monkeypatch)
     assert found["picked"] == {"reward": dict(rule="0.2", value=3.0)}
     assert found["values"]["reward"].tolist() == [6.0] * 12
     assert sizes == [(6, 4)] * 3 + [(12, 4)]
+
+
+def test_settings_are_searched_on_validation_and_measured_on_test(model, monkeypatch):
+    """The second setting is the best on validation prompts, the first on test prompts."""
+    cfg = replace(TINY, test_prompts=12, test_samples=4, oracle_prompts=6)
+    validation, test = (rivals.prompts_of(cfg, "mix", split) for split in ("validation", "test"))
+    earned = {0.5: (1.0, 9.0), 1.0: (2.0, 7.0)}
+    names = {name for name, _ in test}
+
+    def oracle(base, asked, choices, samples, gen):
+        assert asked == validation and choices == [0.5, 1.0]
+        return {name: f"table of {name}" for name in names}
+
+    def answer(base, asked, samples, gen, temperature):
+        if isinstance(temperature, list):
+            assert asked == test and temperature == [f"table of {name}" for name, _ in asked]
+            return outcome_of(asked, np.full((len(asked), samples), 5.0))
+        return outcome_of(asked, np.full((len(asked), samples), earned[temperature][asked == test]))
+    monkeypatch.setattr(rivals, "search_oracle", oracle)
+    monkeypatch.setattr(rivals, "respond", answer)
+    found = rivals.search(cfg, model, rivals.Search("mix", (0.5, 1.0), 0))
+    assert found["single"]["reward"].tolist() == [7.0] * 12
+    assert found["oracle"]["reward"].tolist() == [5.0] * 12
 
 
 def test_the_best_fixed_temperature_is_one_for_all_prompts():
