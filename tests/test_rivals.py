@@ -478,6 +478,72 @@ def test_a_rule_is_picked_on_validation_and_measured_on_test(model, monkeypatch)
     assert sizes == [(6, 4)] * 3 + [(12, 4)]
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_training_is_measured_on_the_prompts_of_its_split(split, model, monkeypatch):
+    """With randomness of its own, the same for all recipes of a seed."""
+    cfg, seen = replace(TINY, test_prompts=12, test_samples=4, oracle_prompts=6), []
+    monkeypatch.setattr(rivals, "train_head", lambda cfg, base, experiment, level, recipe, lr, knob,
+                        seeds: seen.append((level, lr, knob, seeds)) or ("m", "h", [0.5], [1, 2]))
+
+    def answer(model, head, asked, samples, gen):
+        assert (model, head) == ("m", "h") and asked == rivals.prompts_of(cfg, "mix", split)
+        seen.append((samples, gen.initial_seed()))
+        rollout = Rollout(*[torch.zeros(len(asked) * samples, 1).bool()] * 3, None)
+        return Outcome(asked, None, {"reward": np.arange(len(asked))[:, None].repeat(samples, 1)},
+                       rollout)
+    monkeypatch.setattr(rivals, "respond_by", answer)
+    work = Training("mix", Recipe("latent", (0.0,)), 0.3, 0.7, 1, 2, split)
+    found = rivals.training(cfg, model, work)
+    seeds = "rivals", "mix", 1, 2
+    assert seen[0] == ("sequence", 0.3, 0.7, seeds)
+    assert seen[1] == (4, rivals.randomness("cpu", "measure", *seeds)[0].initial_seed())
+    assert found["values"]["reward"].tolist() == list(range(6 if split == "validation" else 12))
+    assert (found["curve"], found["seconds"], found["shares"]) == ([0.5], [1, 2], [])
+
+
+def test_votes_are_of_eight():
+    """Of sixteen answers the first eight are right, of the rest three: a half by eights, one by
+    sixteen, and no majority of single answers."""
+    prompt, right, wrong = "please solve for 3 4 9 1 :", "7 .", "3 ."
+    texts = [right] * 8 + [right] * 3 + [wrong] * 5
+    rewards = np.array([[text == right for text in texts]], dtype=float)
+    outcome = Outcome([("vote", prompt)], [texts], {"reward": rewards}, None)
+    found = rivals.measured(outcome)
+    assert found["majority of 8"].tolist() == [0.5] and found["reward"].tolist() == [11 / 16]
+    assert set(found) == {"reward", "majority of 8"}
+
+
+def test_fixed_temperatures_keep_their_own_numbers(monkeypatch):
+    """Means by prompt; the majority of eight from its own scores."""
+    def scores(add):
+        return {"reward": torch.tensor([[0.0, 1.0], [1.0, 1.0]]) + add,
+                "vote_accuracy@8": torch.tensor([[0.25], [0.75]]) + add}
+    monkeypatch.setattr(rivals, "measure_fixed", lambda cfg, base, job, run: dict(
+        fixed={0.0: scores(0), 1.0: scores(1)}, oracle=scores(2)))
+    found = rivals.fixed(TINY, None, Job(0, "vote"))
+    assert [of["reward"].tolist() for of in found["fixed"]] == [[0.5, 1], [1.5, 2]]
+    assert [of["majority of 8"].tolist() for of in found["fixed"]] == [[0.25, 0.75], [1.25, 1.75]]
+    assert found["oracle"]["majority of 8"].tolist() == [2.25, 2.75]
+
+
+def test_rows_of_runs_by_hand():
+    """Two runs: a choice that one of them never drew counts as 0 there."""
+    plan = {("settings", "mix", "a"): [["w1"], ["w2"]], ("objectives", "mix", "b"): [["w1", "w2"]]}
+    share = dict(subtask="math", role=None)
+    found = {"w1": dict(curve=[0.1, 0.5], seconds=[1.0, 5.0], shares=[
+                dict(share, tau="x", value=0.8), dict(share, tau="y", value=0.2)]),
+             "w2": dict(curve=[0.3, 0.9], seconds=[2.0, 7.0],
+                        shares=[dict(share, tau="x", value=1.0)])}
+    rows_ = list(rivals.run_rows(plan, found))
+    shares = {row["choice"]: row["value"] for row in rows_ if row["metric"] == "choice share"}
+    assert shares == pytest.approx({"x": 0.9, "y": 0.1})
+    assert [(row["round"], row["value"], row["deviation"]) for row in rows_
+            if row["metric"] == "round reward"] == [(1, pytest.approx(0.2), pytest.approx(0.1)),
+                                                    (2, pytest.approx(0.7), pytest.approx(0.2))]
+    seconds = {row["metric"]: row["value"] for row in rows_ if "seconds" in row["metric"]}
+    assert seconds == {"seconds of sampling": 1.5, "seconds of learning": 6.0}
+
+
 def test_settings_are_searched_on_validation_and_measured_on_test(model, monkeypatch):
     """The second setting is the best on validation prompts, the first on test prompts."""
     cfg = replace(TINY, test_prompts=12, test_samples=4, oracle_prompts=6)
