@@ -513,6 +513,35 @@ def test_votes_are_of_eight():
     assert set(found) == {"reward", "majority of 8"}
 
 
+def test_a_rule_has_one_setting_for_rewards_and_one_for_votes(model, monkeypatch):
+    """0.1 is best by reward on validation prompts, 0.2 by votes: each reports its own metric."""
+    grid = {0.1: (3.0, 1.0, 30.0, 10.0), 0.2: (2.0, 2.0, 20.0, 20.0)}
+    monkeypatch.setattr(rivals, "RULES", {"some": list(grid)})
+    cfg = replace(TINY, test_prompts=12, test_samples=4, oracle_prompts=6)
+
+    def answer(base, asked, samples, gen, rule):
+        return 2 * (asked == rivals.prompts_of(cfg, "vote", "test")), rule
+
+    def measured(outcome):
+        at, rule = outcome
+        reward, votes = grid[rule][at:at + 2]
+        return {"reward": torch.tensor([reward]), "majority of 8": torch.tensor([votes])} | (
+            {"best of 2": torch.tensor([reward + 1])} if at else {})
+    monkeypatch.setattr(rivals, "respond_by_rule", answer)
+    monkeypatch.setattr(rivals, "measured", measured)
+    found = rivals.tuning(cfg, model, Tuning("vote", "some", 0))["values"]
+    assert {name: x.item() for name, x in found.items()} == {
+        "reward": 30.0, "best of 2": 31.0, "majority of 8": 20.0}
+
+
+def test_samples_of_a_prompt():
+    """32 where best of k is asked for."""
+    cfg = replace(TINY, test_samples=4)
+    assert [rivals.samples_of(cfg, e, "test") for e in ("mix", "vote", "constrained", "repeats")
+            ] == [4, 32, 32, 4]
+    assert rivals.samples_of(cfg, "vote", "validation") == 4
+
+
 def test_fixed_temperatures_keep_their_own_numbers(monkeypatch):
     """Means by prompt; the majority of eight from its own scores."""
     def scores(add):
