@@ -101,10 +101,11 @@ class Process:
     functions: the names of those it has, or None: it could not be loaded
     ended: why it answers no more, or None
     """
+    page = __file__  # what the other process runs
 
     def __init__(self, name, dtype, seconds):
         self.seconds, self.replies, self.ended = seconds, queue.Queue(), None
-        self.process = subprocess.Popen([sys.executable, "-u", __file__, ANSWER],
+        self.process = subprocess.Popen([sys.executable, "-u", self.page, ANSWER],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         threading.Thread(target=self.listen, daemon=True).start()
         here = Path(__file__).resolve().parent  # where pages of ours could stand in for theirs
@@ -149,16 +150,17 @@ class Process:
 
 class Here:
     """Where their module runs in this process: as the other one has it, and for tests of ours."""
+    names = FUNCTIONS
 
     def __init__(self, module):
         self.module, self.ended = module, None
-        self.functions = [name for name in FUNCTIONS if callable(getattr(module, name, None))]
+        self.functions = [name for name in self.names if callable(getattr(module, name, None))]
 
     def ask(self, function, case):
         return answer(self.module, function, case)
 
 
-def answer_questions():
+def answer_questions(here=Here, our_modules=OUR_MODULES):
     """What the other process does: load their module, then answer until it is stopped."""
     stdin, replies, questions = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w"), queue.Queue()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -166,19 +168,18 @@ def answer_questions():
     threading.Thread(target=receive, args=(stdin, questions), daemon=True).start()
     name, dtype, sys.path[:] = questions.get()
     sys.argv[:] = [name]
-    for ours in OUR_MODULES:  # they may have their own of that name
+    for ours in our_modules:  # they may have their own of that name
         del sys.modules[ours]
     try:
         module = load_module(name)
         module.DTYPE = dtype
-        theirs = Here(module)
+        theirs = here(module)
         reply = "gave", theirs.functions
     except BaseException as error:
         reply = "raised", words(error)
     while True:
-        print(json.dumps(reply), file=replies, flush=True)
-        kind, what = theirs.ask(*questions.get())
-        reply = kind, {label: x.tolist() for label, x in what.items()} if kind == "gave" else what
+        print(json.dumps(reply, default=np.ndarray.tolist), file=replies, flush=True)
+        reply = theirs.ask(*questions.get())
 
 
 def receive(stdin, questions):

@@ -26,14 +26,9 @@ Exit status: 0 all that ran agrees, 1 a number differs or the module failed, 2 n
 """
 import argparse
 import json
-import os
-import queue
-import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
@@ -67,30 +62,16 @@ def require(fits, message):
 
 class Process(check.Process):
     """As check.py's, with the functions and the answers of this page."""
-
-    def __init__(self, name, dtype, seconds):
-        self.seconds, self.replies, self.ended = seconds, queue.Queue(), None
-        self.process = subprocess.Popen([sys.executable, "-u", __file__, ANSWER],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        threading.Thread(target=self.listen, daemon=True).start()
-        here = Path(__file__).resolve().parent  # where pages of ours could stand in for theirs
-        path = [folder for folder in sys.path if Path(folder).resolve() != here]
-        kind, what = self.exchange("the import", (name, dtype, path))
-        self.functions = what if kind == "gave" else None
-        if kind == "raised":
-            self.ended = what
+    page = __file__
 
     def ask(self, function, *given):
         """-> as answer(), or "ended", words"""
-        return tuple(self.exchange(function, (function, given)))
+        return tuple(self.exchange(function, (function, *given)))
 
 
-class Here:
-    """Where their module runs in this process: as the other one has it, and for tests of ours."""
-
-    def __init__(self, module):
-        self.module, self.ended = module, None
-        self.functions = [name for name in FUNCTIONS if callable(getattr(module, name, None))]
+class Here(check.Here):
+    """As check.py's, with the functions and the answers of this page."""
+    names = FUNCTIONS
 
     def ask(self, function, *given):
         """-> "gave", plain lists and dicts; "raised", words; or "skipped", None"""
@@ -108,29 +89,6 @@ def plain(x):
     if isinstance(x, (np.ndarray, np.generic)):
         return x.tolist()
     raise TypeError(f"the answer holds {type(x).__name__}; give numbers, lists and numpy arrays")
-
-
-def answer_questions():
-    """What the other process does: load their module, then answer until it is stopped."""
-    stdin, replies, questions = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w"), queue.Queue()
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # what they print goes to stderr, not between our lines
-    threading.Thread(target=check.receive, args=(stdin, questions), daemon=True).start()
-    name, dtype, sys.path[:] = questions.get()
-    sys.argv[:] = [name]
-    for ours in ("check", "gpt2", "make_golden", "make_model_kit", "mistakes", "oracle"):
-        del sys.modules[ours]  # they may have their own of that name
-    try:
-        module = check.load_module(name)
-        module.DTYPE = dtype
-        theirs = Here(module)
-        reply = "gave", theirs.functions
-    except BaseException as error:
-        reply = "raised", check.words(error)
-    while True:
-        print(json.dumps(reply), file=replies, flush=True)
-        function, given = questions.get()
-        reply = theirs.ask(function, *given)
 
 
 def asked(theirs, function, *given):
@@ -566,5 +524,5 @@ def main(argv=None):
 
 if __name__ == "__main__":
     if sys.argv[1:] == [ANSWER]:
-        answer_questions()
+        check.answer_questions(Here, (*check.OUR_MODULES, "check", "gpt2", "make_model_kit"))
     sys.exit(main())

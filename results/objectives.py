@@ -21,8 +21,9 @@ import torch.nn.functional as F
 
 from decoder import AdaptiveDecoder, Rollout, aligned, response_logps
 from fast.generate import generate
-from lpo import (ResponseLogps, at_least_float32, drawn, lpo_loss, marginal, nll_loss, prepared,
-                 separate_score)
+from lpo import (ResponseLogps, at_least_float32, drawn, lpo_loss, marginal, nll_loss,
+                 prepared)
+from results.rules import entropy
 from tasks import EOS, EXPERIMENTS, PROMPT_LENGTH, TASKS, VOCAB_SIZE, corpus, encode
 from toy.evaluate import draw_prompts, respond, scored
 from toy.pretrain import padded
@@ -51,13 +52,13 @@ def chosen_likelihood(chosen):
 
 def without_reference(chosen, rejected, beta):
     """`separate` as the paper prints it."""
-    sides = [ResponseLogps(side.tau_logps, side.tau_idx, side.mask) for side in (chosen, rejected)]
+    sides = [replace(side, ref_tau_logps=None) for side in (chosen, rejected)]
     return lpo_loss(*sides, "separate", beta)
 
 
 def reinforce(r, advantages):
     """-advantage log P(the drawn temperatures) (Williams, 1992).  ResponseLogps, (B,) -> (B,)"""
-    return -advantages * separate_score(prepared(without_ref(r)))
+    return advantages * nll_loss(r)
 
 
 def clipped(r, advantages, clip=0.2):
@@ -75,10 +76,6 @@ def clipped(r, advantages, clip=0.2):
 def marginal_policy_gradient(r, advantages):
     """-advantage log P(text), the temperatures summed out.  ResponseLogps, (B,) -> (B,)"""
     return -advantages * text_score(r)
-
-
-def without_ref(r):
-    return ResponseLogps(r.tau_logps, r.tau_idx, r.mask)
 
 
 def leave_one_out(rewards):
@@ -171,9 +168,7 @@ def position(logits, hidden, tokens, places):
 
 def shape(logits, hidden, tokens, places):
     """The entropy, and the 16 largest log-probabilities in order: all that a rule can see."""
-    logps = F.log_softmax(logits, -1)
-    entropy = -(logps.exp() * logps).sum(-1, keepdim=True)
-    return torch.cat([entropy, logps.topk(16).values], -1)
+    return torch.cat([entropy(logits), F.log_softmax(logits, -1).topk(16).values], -1)
 
 
 def last_word(logits, hidden, tokens, places):

@@ -11,9 +11,7 @@ picked on validation prompts; every number of a row is of test prompts, the same
 import argparse
 import itertools
 import math
-import multiprocessing
 import os
-import signal
 import sys
 import time
 import zlib
@@ -26,7 +24,7 @@ import torch
 from decoder import choice_name
 from results.objectives import OBJECTIVES, SEEN, Recipe, respond_by, train_head
 from results.rules import RULES, respond_by_rule, rule_name
-from results.sweeps import LEVEL
+from results.sweeps import LEVEL, pool_of
 from tasks import EXPERIMENTS
 from toy import options
 from toy.evaluate import (draw_prompts, is_voted, measure_fixed, respond, search_oracle,
@@ -35,7 +33,7 @@ from toy.intervals import resampled
 from toy.pretrain import base_model
 from toy.rows import to_json
 from toy.samplers import choice_of, label
-from toy.stages import Job, Stages, code_of, randomness, write
+from toy.stages import Job, Silent, Stages, code_of, randomness, write
 from train_toy import stage_keys
 
 TUNING_SEED = 100  # of decoders that only pick something; none of the reported ones
@@ -108,11 +106,17 @@ def samples_of(cfg, experiment, split):
 
 def measured(outcome):
     """What is kept of an outcome, by prompt: (P,) each.  -> {metric: numbers}"""
-    found = {"reward": outcome.rewards.mean(1)}
-    if is_voted([name for name, _ in outcome.asked]) and outcome.rewards.shape[1] >= 8:
-        found["majority of 8"] = vote_accuracy(outcome, 8)
-    if outcome.rewards.shape[1] >= max(COUNTS):
-        found |= {f"best of {k}": best_of(outcome.rewards, k) for k in COUNTS}
+    voted = is_voted([name for name, _ in outcome.asked]) and outcome.rewards.shape[1] >= 8
+    return by_prompt(outcome.rewards, vote_accuracy(outcome, 8) if voted else None)
+
+
+def by_prompt(rewards, majority):
+    """From rewards (P,S), and a majority (P,) if there is one.  -> {metric: numbers (P,)}"""
+    found = {"reward": rewards.mean(1)}
+    if majority is not None:
+        found["majority of 8"] = majority
+    if rewards.shape[1] >= max(COUNTS):
+        found |= {f"best of {k}": best_of(rewards, k) for k in COUNTS}
     return {metric: torch.as_tensor(values) for metric, values in found.items()}
 
 
@@ -180,25 +184,13 @@ def fixed(cfg, base, work):
     """The main job's seven temperatures and its oracle, with more samples where they are asked."""
     cfg = replace(cfg, test_samples=samples_of(cfg, work.experiment, "test"),
                   votes=samples_of(cfg, work.experiment, "test"))
-    found = measure_fixed(cfg, base, work, Quiet())
+    found = measure_fixed(cfg, base, work, Silent())
 
     def numbers(scores):
-        kept = {"reward": scores["reward"].mean(1)}
-        if "vote_accuracy@8" in scores:
-            kept["majority of 8"] = scores["vote_accuracy@8"][:, 0]
-        if scores["reward"].shape[1] >= max(COUNTS):
-            kept |= {f"best of {k}": torch.as_tensor(best_of(scores["reward"].numpy(), k))
-                     for k in COUNTS}
-        return kept
+        votes = scores.get("vote_accuracy@8")  # (P,1)
+        return by_prompt(scores["reward"].numpy(), None if votes is None else votes[:, 0])
     return dict(fixed=[numbers(scores) for scores in found["fixed"].values()],
                 oracle=numbers(found["oracle"]))
-
-
-class Quiet:
-    def tick(self, *_):
-        pass
-
-    say = tick
 
 
 DO = {Training: training, Tuning: tuning, Search: search, Job: fixed}
@@ -217,7 +209,8 @@ def do(given):
     _, of_adaptive = stage_keys(cfg)
     compute = DO[type(work)]
     key = [of_adaptive, repr(work), code_of("results/objectives.py", "results/rules.py",
-                                            compute, measured, best_of, prompts_of, samples_of)]
+                                            compute, measured, by_prompt, best_of, prompts_of,
+                                            samples_of)]
     return work, run(name, key, lambda: compute(cfg, base, work)), run.finished
 
 
@@ -227,9 +220,7 @@ class Workers:
     def __init__(self, cfg, workers):
         self.cfg = cfg
         self.stages, self.began = {}, time.monotonic()
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit
-        self.pool = multiprocessing.get_context("spawn").Pool(workers)
-        signal.signal(signal.SIGINT, handler)
+        self.pool = pool_of(workers)
 
     def __call__(self, what, works):
         """-> {work: its result}"""
@@ -362,6 +353,7 @@ class Table:
     def __init__(self, cfg, numbers):
         self.cfg = cfg
         self.numbers = numbers
+        self.means = {}  # experiment -> its resamples
         self.rows = []
 
     def add(self, section, experiment, method, metric, minus=None, share=False):
@@ -369,8 +361,10 @@ class Table:
             values = self.numbers[experiment, name][metric]
             return np.array([values.mean(), *means(values)])  # the mean, then its resamples
         P = self.numbers[experiment, method][metric].shape[2]
-        _, rng = randomness("cpu", "rival intervals", experiment)  # the same for all: paired
-        means = resampled(self.cfg.base_seeds, self.cfg.seeds, P, rng)
+        if experiment not in self.means:  # the same for all: paired
+            _, rng = randomness("cpu", "rival intervals", experiment)
+            self.means[experiment] = resampled(self.cfg.base_seeds, self.cfg.seeds, P, rng)
+        means = self.means[experiment]
         found = of(method)
         if minus is not None:
             found = found - of(minus)

@@ -403,6 +403,14 @@ def phases(cfg, sweeps):
            for case in SWEEPS[sweep][0]() for b in bases for seed in range(cfg.seeds)]
 
 
+def pool_of(workers):
+    """Processes that leave an interrupt to this one."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit
+    pool = multiprocessing.get_context("spawn").Pool(workers)
+    signal.signal(signal.SIGINT, handler)
+    return pool
+
+
 def main(arguments):
     sweeps = arguments.sweeps.split(",")
     if not set(sweeps) <= set(SWEEPS) or len(set(sweeps)) < len(sweeps):
@@ -410,9 +418,7 @@ def main(arguments):
     cfg = options.parse(["--device", "cpu", "--base-seeds", str(arguments.base_seeds), "--seeds",
                          str(arguments.seeds), "--out", arguments.out], __doc__)
     rows, stages, began = [], {}, time.monotonic()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit
-    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
-        signal.signal(signal.SIGINT, handler)
+    with pool_of(arguments.workers) as pool:
         for work in phases(cfg, sweeps):
             for i, (found, finished) in enumerate(pool.imap_unordered(do, work), 1):
                 rows += found

@@ -283,6 +283,16 @@ def test_the_number_of_tests_is_fixed_before_the_draw():
 
 # ---- from the command line ---------------------------------------------------------------------
 
+@pytest.mark.parametrize("name", [*check.OUR_MODULES, "check", "gpt2", "make_model_kit"])
+def test_their_own_module_of_our_name(name, tmp_path):
+    """Bug: a page of ours stands in for theirs."""
+    (tmp_path / f"{name}.py").write_text("THEIRS = True\n", encoding="utf-8")
+    (tmp_path / "mine.py").write_text(f"from {name} import THEIRS\ndef pairs(rewards, how):\n"
+                                      "    raise NotImplementedError\n", encoding="utf-8")
+    done = script(tmp_path / "mine.py")
+    assert "nothing ran" in done.stdout and "cannot import" not in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize("name, skipped", (
     ("ours", 0), ("transformers", 1), ("jax", 0)))
 def test_adapters_pass(name, skipped):
