@@ -14,10 +14,14 @@ numpy's or nested lists. Padding, packing, shards and caches are the module's ow
         one index a token, at the sequence level one alone. select: "sample" draws the choice,
         "greedy" takes the most likely one; the word is drawn at it in either
     pairs(rewards, how)   (P,N) array, "best-worst" or "all" -> list of (prompt, chosen, rejected),
-        indices; ties make no pair, NaN is refused by an exception
+        indices; ties make no pair, NaN is refused by an exception. "top-2" comes with two criteria,
+        (2,P,N): of the 2 best by the first the best by the second, against the worst by the second
+        of the 2 worst by the first
     train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches)   -> the head's
         weights {name: array}, named as in decoder.safetensors, after `steps` plain SGD steps on the
-        mean loss of all pairs, each step's gradient summed up over micro-batches of such sizes
+        mean loss of all pairs, each step's gradient summed up over micro-batches of such sizes.
+        variant: "separate", "joint", "latent"; "nll": minus the chosen's sum of log P(tau) alone;
+        at the sequence level "exact_sequence": latent, with the marginal of the whole response
 `policy` and `reference` are folders: GPT-2 as Hugging Face writes it, decoder.json and
 decoder.safetensors. A reference of None: the policy's own model, and no reference head. A pair is
 {"prompt": ids, "chosen": (ids, tau_idx), "rejected": (ids, tau_idx)}. The attribute DTYPE of the
@@ -25,6 +29,7 @@ module is set to --dtype. The module runs in a process of its own, as in check.p
 Exit status: 0 all that ran agrees, 1 a number differs or the module failed, 2 nothing ran.
 """
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -326,16 +331,31 @@ REWARDS = {
     "ties": np.array([[1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]),
     "unsigned": np.array([[0, 3, 1], [2, 2, 2], [5, 0, 5]], dtype=np.uint8),  # -x wraps around
     "single": np.array([[0.5], [1.0]])}
+TWO_CRITERIA = {  # (2,P,N)
+    "distinct": np.array([[[3.0, 2.0, 1.0, 0.0, -1.0], [-5.0, 4.0, 2.5, 1.5, 3.0]],
+                          [[0.1, 0.7, 0.2, 0.3, 0.9], [2.0, -1.0, 3.0, -2.0, 0.0]]]),
+    "ties": np.array([[[1.0, 1.0, 1.0, 0.0], [0.5, 0.5, 0.5, 0.5], [2.0, 1.0, 1.0, 0.0],
+                       [2.0, 1.0, 1.0, 0.0]],
+                      [[0.0, 2.0, 1.0, -1.5], [1.0, 1.0, 1.0, 1.0], [0.0, 3.0, -3.0, -1.0],
+                       [5.0, 3.0, -3.0, -9.0]]]),
+    "unsigned": np.array([[[0, 3, 1, 7], [9, 2, 5, 0]],
+                          [[1, 0, 4, 2], [0, 8, 3, 6]]], dtype=np.uint8)}
+
+
+def indices(answer, P, N):
+    """Their pairs as tuples; Miss on what is no (prompt, chosen, rejected)."""
+    pairs = [tuple(pair) for pair in answer]
+    for pair in pairs:
+        fits = len(pair) == 3 and all(type(i) is int and 0 <= i < size
+                                      for i, size in zip(pair, (P, N, N)))
+        require(fits, f"{pair!r:.60} is no (prompt, chosen, rejected) of {P} x {N} rewards")
+    return pairs
 
 
 def check_pairs(theirs, name, how):
     """Ties leave several right answers: any of them will do."""
     rewards = REWARDS[name]
-    answer = [tuple(pair) for pair in asked(theirs, "pairs", rewards, how)]
-    for pair in answer:
-        fits = len(pair) == 3 and all(type(i) is int and 0 <= i < size for i, size in
-                                      zip(pair, (len(rewards), *rewards.shape[1:] * 2)))
-        require(fits, f"{pair!r:.60} is no (prompt, chosen, rejected) of {rewards.shape}")
+    answer = indices(asked(theirs, "pairs", rewards, how), *rewards.shape)
     for p, of_prompt in enumerate(rewards.tolist()):
         got = [(i, j) for prompt, i, j in answer if prompt == p]
         right = {(i, j) for i, x in enumerate(of_prompt) for j, y in enumerate(of_prompt) if x > y}
@@ -348,8 +368,44 @@ def check_pairs(theirs, name, how):
     return f"{len(answer)} pairs"
 
 
+def admissible(first, second, k):
+    """The pairs of one prompt that a ranking by the first criterion leads to.  -> set
+
+    Equals may stand in any order. None: no pair, since neither is better by the first; if the
+    second prefers the chosen all the same, both are right.
+    """
+    outcomes = set()
+    for ranked in itertools.permutations(range(len(first))):
+        if any(first[i] < first[j] for i, j in zip(ranked, ranked[1:])):
+            continue
+        top, bottom = ranked[:k], ranked[-k:]
+        most, least = max(second[i] for i in top), min(second[j] for j in bottom)
+        for i, j in itertools.product(top, bottom):
+            if second[i] == most and second[j] == least:
+                if first[i] == first[j]:
+                    outcomes.add(None)
+                if first[i] > first[j] or second[i] > second[j]:
+                    outcomes.add((i, j))
+    return outcomes
+
+
+def check_two_criteria(theirs, name, k):
+    """Where two rewards matter, as the paper pairs them."""
+    both = TWO_CRITERIA[name]
+    answer = indices(asked(theirs, "pairs", both, f"top-{k}"), *both.shape[1:])
+    for p, (first, second) in enumerate(zip(*both.tolist())):
+        got = [(i, j) for prompt, i, j in answer if prompt == p]
+        right = admissible(first, second, k)
+        require(len(got) < 2 and (got or [None])[0] in right,
+                f"rewards {first} and {second}: {got!r:.80}, expected one of {right}")
+    return f"{len(answer)} pairs"
+
+
 def check_nan(theirs, how):
-    kind, what = theirs.ask("pairs", np.array([[0.5, np.nan, 1.0]]), how)
+    rewards = np.array([[0.5, np.nan, 1.0, 0.0]])
+    if how.startswith("top"):
+        rewards = np.stack([np.arange(4.0)[None], rewards])  # in the second criterion
+    kind, what = theirs.ask("pairs", rewards, how)
     if kind == "skipped":
         raise Skip
     require(kind == "raised", f"a NaN among the rewards gives {what!r:.60}, expected an exception")
@@ -358,7 +414,8 @@ def check_nan(theirs, how):
 
 # ---- train -------------------------------------------------------------------------------------
 
-VARIANTS = ("separate", "joint", "latent")
+VARIANTS = {"token": ("separate", "joint", "latent", "nll"),
+            "sequence": ("separate", "joint", "latent", "nll", "exact_sequence")}
 REFERENCES = {"none": None, "policy": "policy", "kept": "reference"}
 MICRO_BATCHES = ([1, 1, 1, 1, 1], [2, 2, 1], [5], [1, 4])
 BETA, LR, STEPS = 0.5, 0.4, 3
@@ -446,9 +503,12 @@ def questions(dtype, n):
     for how in ("best-worst", "all"):
         for name in REWARDS:
             yield "pairs", f"{how} {name}", lambda a, b=name, c=how: check_pairs(a, b, c)
+    for name in TWO_CRITERIA:
+        yield "pairs", f"top-2 {name}", lambda a, b=name: check_two_criteria(a, b, 2)
+    for how in ("best-worst", "all", "top-2"):
         yield "pairs", f"{how} nan", lambda a, b=how: check_nan(a, b)
     for level, cases in every.items():
-        for variant in VARIANTS:
+        for variant in VARIANTS[level]:
             for frozen in REFERENCES:
                 yield ("train", f"{level} {variant} {frozen}",
                        lambda a, b=level, c=variant, d=frozen, e=cases:

@@ -251,21 +251,34 @@ def oracle_response(policy, reference, prompt, ids, tau_idx):
     return response, deciding(policy, hidden)
 
 
+SCORES = {**oracle.SCORES,
+          "exact_sequence": (oracle.exact_sequence_score, oracle.d_exact_sequence_score)}
+
+
+def slopes_of(variant, beta, chosen, rejected):
+    """The loss's derivatives by the scores of chosen and rejected; nll is minus the former alone"""
+    if variant == "nll":
+        return -1, 0
+    score_of = SCORES[variant][0]
+    slope = oracle.d_preference_loss(score_of(chosen) - score_of(rejected), beta)
+    return slope, -slope
+
+
 def trained(policy, reference, pairs, variant, beta, lr, steps):
     """The head after plain SGD steps on the mean loss of all pairs.  -> {name: array}"""
-    score_of, d_score_of = oracle.SCORES[variant]
+    d_score_of = SCORES[variant][1]
     sides = [[oracle_response(policy, reference, pair["prompt"], *pair[side])
               for side in ("chosen", "rejected")] for pair in pairs]
     head = dict(policy.head)
     for _ in range(steps):
         gradient = {name: np.zeros_like(w) for name, w in head.items()}
         for (chosen, of_chosen), (rejected, of_rejected) in sides:
-            both = (chosen, of_chosen, 1), (rejected, of_rejected, -1)
-            for response, h, _ in both:
+            both = (chosen, of_chosen), (rejected, of_rejected)
+            for response, h in both:
                 response.tau_logits = head_logits(head, h).tolist()
-            slope = oracle.d_preference_loss(score_of(chosen) - score_of(rejected), beta)
-            for response, h, sign in both:
-                d_logits = sign * slope * np.array(d_score_of(response)[1])  # (L,K)
+            slopes = slopes_of(variant, beta, chosen, rejected)
+            for slope, (response, h) in zip(slopes, both):
+                d_logits = slope * np.array(d_score_of(response)[1])  # (L,K)
                 for name, g in head_gradient(head, h, d_logits).items():
                     gradient[name] += g / len(pairs)
         head = {name: w - lr * gradient[name] for name, w in head.items()}

@@ -25,6 +25,7 @@ jax.config.update("jax_platforms", "cpu")
 DTYPE = "float64"  # check_model.py --dtype overwrites it
 SCORED, DRAWN = 16, 1000  # rows in a block
 INF = float("inf")
+MARGINAL = ("latent", "exact_sequence")  # variants that sum the choice out
 
 
 class Fixed(NamedTuple):
@@ -214,12 +215,26 @@ def pairs(rewards, how):
     rewards = np.asarray(rewards)
     if np.isnan(rewards).any():
         raise ValueError("a reward is NaN; leave such responses out")
+    if how.startswith("top-"):
+        return best_of_top(*rewards, int(how.removeprefix("top-")))
     above = rewards[:, :, None] > rewards[:, None, :]  # (P,N,N): the first one is better
     if how == "best-worst":
         only = np.zeros_like(above)
         only[range(len(rewards)), rewards.argmax(1), rewards.argmin(1)] = True
         above &= only
     return np.argwhere(above).tolist()
+
+
+def best_of_top(first, second, k):
+    """Where two criteria, (P,N) each, matter."""
+    found = []
+    for p, (x, y) in enumerate(zip(first, second)):
+        ranked = np.lexsort((y, x))  # rising by the first, equals by the second
+        i = max(ranked[-k:], key=y.__getitem__)
+        j = min(ranked[:k], key=y.__getitem__)
+        if x[i] > x[j]:
+            found.append((p, int(i), int(j)))
+    return found
 
 
 # ---- training ----------------------------------------------------------------------------------
@@ -230,7 +245,7 @@ def side_of(policy, reference, pairs, side, variant):
     text, hidden = frozen_pass(policy, prompts, responses)
     _, S, K = text.shape
     ref_text = text
-    ref_tau = np.full_like(text, -math.log(K) if variant == "latent" else 0)
+    ref_tau = np.full_like(text, -math.log(K) if variant in MARGINAL else 0)
     if reference:
         ref_text, ref_hidden = frozen_pass(reference, prompts, responses)
         ref_tau = np.asarray(head_logps(load(reference, DTYPE)[2], ref_hidden))
@@ -259,6 +274,12 @@ def side_score(variant, head, s):
         mixtures = [jax.nn.logsumexp(text + of_tau, -1)
                     for text, of_tau in ((s["text"], tau), (s["ref_text"], s["ref_tau"]))]
         return jnp.where(s["counts"], mixtures[0] - mixtures[1], 0).sum(1)
+    if variant == "exact_sequence":  # the head's row is the same at each position
+        of_words = [jnp.where(s["counts"][..., None], s[name], 0).sum(1)
+                    for name in ("text", "ref_text")]  # (P,K)
+        sums = [jax.nn.logsumexp(words + of_tau[:, 0], -1)
+                for words, of_tau in zip(of_words, (tau, s["ref_tau"]))]
+        return sums[0] - sums[1]
 
     def of_drawn(x):
         return jnp.take_along_axis(x, s["tau_idx"][..., None], 2)[..., 0]
@@ -274,6 +295,9 @@ def side_score(variant, head, s):
 def gradient(variant, head, chosen, rejected, beta, weights):
     """Of the weighted sum of the pairs' losses.  weights: (P,) -> {name: array}"""
     def loss(head):
+        if variant == "nll":
+            alone = {**chosen, "ref_tau": jnp.zeros_like(chosen["ref_tau"])}
+            return -(side_score("separate", head, alone) * weights).sum()
         margin = side_score(variant, head, chosen) - side_score(variant, head, rejected)
         return (-jax.nn.log_sigmoid(beta * margin) * weights).sum()
 
@@ -281,8 +305,6 @@ def gradient(variant, head, chosen, rejected, beta, weights):
 
 
 def train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches):
-    if variant not in ("separate", "joint", "latent"):
-        raise NotImplementedError(variant)
     chosen, rejected = (side_of(policy, reference, pairs, side, variant)
                         for side in ("chosen", "rejected"))
     head, P = load(policy, DTYPE)[2], len(pairs)

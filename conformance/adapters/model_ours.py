@@ -90,9 +90,21 @@ def generate(policy, prompts, max_new_tokens, n, seed, select):
 
 def pairs(rewards, how):
     from train_toy import make_pairs  # which imports more than the rest needs
-    chosen, rejected = make_pairs(rewards, how)
-    N = rewards.shape[1]
+    if how.startswith("top-"):
+        first, second = rewards
+        chosen, rejected = make_pairs(first, "top-k", second, k=int(how.removeprefix("top-")))
+    else:
+        chosen, rejected = make_pairs(rewards, how)
+    N = rewards.shape[-1]
     return [(i // N, i % N, j % N) for i, j in zip(chosen, rejected)]
+
+
+def loss_of(chosen, rejected, variant, beta):
+    """One loss a pair.  -> (B,)"""
+    if variant == "nll":
+        return lpo.nll_loss(chosen)
+    exact = variant == "exact_sequence"
+    return lpo.lpo_loss(chosen, rejected, "latent" if exact else variant, beta, exact)
 
 
 def train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches):
@@ -109,7 +121,6 @@ def train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batch
                                              rollout([pair[side] for pair in batch], level),
                                              ref_model, ref_head)
                      for side in ("chosen", "rejected")]
-            loss = lpo.lpo_loss(*sides, variant, beta)  # (size,)
-            (loss.sum() / len(pairs)).backward()
+            (loss_of(*sides, variant, beta).sum() / len(pairs)).backward()
         optimizer.step()
     return {name: w.detach().numpy() for name, w in head.named_parameters()}

@@ -167,13 +167,17 @@ def ratio(logps, ref_logps):
 def side_score(s, head, variant):
     tau = head_logps(head, s["hidden"])  # (B,L,K)
     ref_tau = s["ref_tau"]
+    if variant in ("latent", "exact_sequence") and ref_tau is None:
+        ref_tau = torch.full_like(tau, 1 / tau.shape[-1]).log()
     if variant == "latent":
-        if ref_tau is None:
-            ref_tau = torch.full_like(tau, 1 / tau.shape[-1]).log()
         # at least one of the choices is above 0, so that no sum is empty
         mixtures = [(text + of_tau).logsumexp(-1)
                     for text, of_tau in ((s["text"], tau), (s["ref_text"], ref_tau))]
         return total(ratio(*mixtures), s["mask"])
+    if variant == "exact_sequence":
+        of_choices = [text.masked_fill(~s["mask"][..., None], 0).sum(1) + of_tau[:, 0]
+                      for text, of_tau in ((s["text"], tau), (s["ref_text"], ref_tau))]  # (B,K)
+        return ratio(*(x.logsumexp(-1) for x in of_choices))
     value = total(of_drawn(tau, s["tau_idx"]), s["mask"])
     if ref_tau is not None:
         value = value - total(of_drawn(ref_tau, s["tau_idx"]), s["mask"])
@@ -183,6 +187,14 @@ def side_score(s, head, variant):
     return value
 
 
+def pair_losses(chosen, rejected, head, variant, beta):
+    """(B,)"""
+    if variant == "nll":
+        return -side_score({**chosen, "ref_tau": None}, head, "separate")
+    margin = side_score(chosen, head, variant) - side_score(rejected, head, variant)
+    return -F.logsigmoid(beta * margin)
+
+
 def train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches):
     head = load_head(policy)
     starts = torch.tensor([0, *micro_batches]).cumsum(0).tolist()
@@ -190,8 +202,7 @@ def train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batch
                for a, b in zip(starts, starts[1:])]
     for _ in range(steps):
         for chosen, rejected in batches:
-            margin = side_score(chosen, head, variant) - side_score(rejected, head, variant)
-            (-F.logsigmoid(beta * margin).sum() / len(pairs)).backward()
+            (pair_losses(chosen, rejected, head, variant, beta).sum() / len(pairs)).backward()
         with torch.no_grad():
             for w in head.values():
                 w -= lr * w.grad
