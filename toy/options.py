@@ -74,10 +74,19 @@ def flag(name):
 
 def parse(argv, description):
     """Arguments -> Config. What cannot run is one sentence on stderr and exit status 2."""
+    return read(argv, description, Config, "--quick", QUICK, checked)
+
+
+def read(argv, description, kind, small_flag, small, checked):
+    """Arguments -> checked(a kind's instance), whose fields are the flags, each made by `option`.
+
+    small_flag stands for some other values. checked: ValueError on what cannot run.
+    """
     parser = Parser(description=description, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="all of it in small, into out/quick")
-    for f in fields(Config):
+    parser.add_argument(small_flag, dest="small", action="store_true",
+                        help=f"all of it in small, into {small['out']}")
+    for f in fields(kind):
         default = ",".join(map(str, f.default)) if f.type is tuple else f.default
         choices = f.metadata["choices"]
         help = f.metadata["help"] + (f": {', '.join(choices)}" if choices else "")
@@ -89,13 +98,14 @@ def parse(argv, description):
         else:
             parser.add_argument(flag(f.name), default=None, metavar="X", type=f.type, help=help)
     given = {name: x for name, x in vars(parser.parse_args(argv)).items() if x is not None}
-    quick = given.pop("quick")
-    for f in fields(Config):
-        if f.type is tuple and f.name in given:
+    if given.pop("small"):
+        given = small | given
+    for f in fields(kind):
+        if f.type is tuple and isinstance(given.get(f.name), str):
             parts = given[f.name].split(",")
             given[f.name] = tuple(part.strip() for part in parts if part.strip())
     try:
-        return checked(Config(**(QUICK | given if quick else given)))
+        return checked(kind(**given))
     except ValueError as error:
         parser.error(str(error))
 
