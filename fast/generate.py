@@ -1,9 +1,10 @@
 """decoder.generate, faster: the same arguments, the same responses, in a fraction of the time.
 
-Four things are done differently. Keys and values are kept (cache.py), so that a new token costs
-one token's arithmetic. Samples of one prompt share its pass. Finished responses are dropped from the batch now and then. And on a GPU the
-step is recorded as a CUDA graph and replayed, since launching its hundred small kernels would take
-longer than running them. Tests hold it to the plain loop, token for token with the same noise.
+Four things are done differently. Keys and values are kept (cache.py), so that a new token costs one
+token's arithmetic. Samples of one prompt share its pass. Finished responses are dropped from the
+batch now and then. And on a GPU the step is recorded as a CUDA graph and replayed, since launching
+its hundred small kernels would take longer than running them. Tests hold it to the plain loop,
+token for token with the same noise.
 
 B responses, of which R are not finished; T columns; K temperatures; V words; C hidden width.
 """

@@ -20,15 +20,17 @@ class Adaptive:
     tau_select: "sample" draws the choice, "greedy" takes the likeliest. Processors (a penalty, a
     minimal length) come before the choice. Whatever is named a warper (temperature, top_k, top_p
     ...) is left out: the choice stands in its place, do_sample or not. Words are drawn with torch's
-    global generator, choices with the one given. Beams are refused. One call at a time.
+    global generator, choices with the one given. Beams are refused. One call at a time. A streamer
+    belongs here: transformers 5.24 does not hand its own on to a function.
     """
 
-    def __init__(self, decoder, tau_select="sample", generator=None):
+    def __init__(self, decoder, tau_select="sample", generator=None, streamer=None):
         require(tau_select in ("sample", "greedy"),
                 f"unknown tau_select {tau_select!r}; choose 'sample' or 'greedy'")
         self.decoder = decoder
         self.greedy = tau_select == "greedy"
         self.generator = generator
+        self.streamer = streamer
 
     @torch.no_grad()
     def __call__(self, model, input_ids, logits_processor, stopping_criteria, generation_config,
@@ -38,6 +40,9 @@ class Adaptive:
         generation_config.do_sample = True  # of the call's own copy; what it draws is up to `warp`
         processors = [p for p in logits_processor if not type(p).__name__.endswith("Warper")]
         self.columns = []
+        if self.streamer is not None:
+            self.streamer.put(input_ids.cpu())  # the prompts come first, as theirs does it
+            others["streamer"] = self.streamer
         hook = model.base_model.register_forward_hook(self.catch)
         try:
             return model._sample(

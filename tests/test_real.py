@@ -117,7 +117,8 @@ def test_greedy_text_is_theirs(name, dtype):
 @EVERY
 def test_kept_keys_change_nothing(name):
     """Token for token with the same noise; several samples of a prompt, which share its pass; the
-    model in train() mode with dropout. The cached logits to 1e-9."""
+    model in train() mode with dropout. The cached logits to 1e-5: one
+    attention of theirs has its softmax in float32."""
     lm = tiny(name)
     for module in lm.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -140,8 +141,8 @@ def test_kept_keys_change_nothing(name):
         logits, hidden = cache.step(idx[range(2), pos], pos)
         for row in range(2):
             whole = model(idx[row:row + 1, :pos[row] + 1])
-            assert torch.allclose(logits[row], whole[0][0, -1], atol=1e-9)
-            assert torch.allclose(hidden[row], whole[1][0, -1], atol=1e-9)
+            assert torch.allclose(logits[row], whole[0][0, -1], atol=1e-5)
+            assert torch.allclose(hidden[row], whole[1][0, -1], atol=1e-5)
 
 
 def test_finished_rows_are_dropped_and_the_others_go_on():
@@ -171,11 +172,11 @@ def test_scores_in_pieces_are_the_scores(level, monkeypatch):
     for name in ("tau_logps", "ref_tau_logps", "text_logps", "ref_text_logps"):
         ours_, theirs_ = (getattr(side, name) for side in (ours, theirs))
         mask = rollout.mask if ours_.shape[1] > 1 else slice(None)
-        assert torch.allclose(ours_[mask], theirs_[mask], atol=1e-12), name
+        assert torch.allclose(ours_[mask], theirs_[mask], atol=1e-5), name
     assert torch.equal(ours.tau_idx, rollout.tau_idx) and torch.equal(ours.mask, rollout.mask)
     hidden, text_logps = hf.frozen_pass(model, head.choices, prompts, rollout, rows=7)
-    assert torch.equal(head.response(hidden), ours.tau_logps)
-    assert torch.equal(text_logps, ours.text_logps)
+    assert torch.allclose(head.response(hidden), ours.tau_logps, atol=1e-5)
+    assert torch.allclose(text_logps, ours.text_logps, atol=1e-5)
     assert ours.tau_logps.requires_grad and not ours.text_logps.requires_grad
 
 
@@ -206,9 +207,6 @@ def test_what_the_wrapper_says_of_its_model():
         quick.generate(model, [[1]], 64, temperature=1.0)
     weights = dict(lm.named_parameters())
     assert all(any(p is w for w in weights.values()) for p in model.parameters())
-    bare = tiny()
-    bare.config.max_position_embeddings = None
-    assert hf.wrap(bare).config.block_size == float("inf")
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.lm.lm_head.weight.add_(1.0)
@@ -222,6 +220,7 @@ def test_what_cannot_be_kept_is_refused():
         vocab_size=V, hidden_size=16, n_layer=1, n_head=2))
     with pytest.raises(ValueError, match="a bloom keeps more than keys and values"):
         quick.generate(hf.wrap(bloom), [[1]], 2, temperature=1.0)
+    assert hf.wrap(bloom).config.block_size == float("inf")  # it has no longest text
     assert plain.generate(hf.wrap(bloom), [[1]], 2, temperature=0.0).tokens.shape == (1, 2)
     lm = tiny()
     lm.config._attn_implementation = "flash_attention_2"
@@ -246,18 +245,21 @@ def left_padded(prompts):
 
 @EVERY
 def test_greedy_text_of_their_loop_is_ours(name):
-    """Greedy choice between temperature 0 and a cut to one word of another kind: nothing is left to
-    chance. Bugs: the wrong state caught, padding on the wrong side."""
-    lm = tiny(name)
-    top = lambda logits: (-logits).argsort(-1)  # noqa: E731
+    """The likelier choice of two, each of which leaves one word: nothing is left to chance. Bugs:
+    the wrong state caught, padding on the wrong side. (In float64 their Gemma 2 makes NaN of
+    padding on the left.)"""
+    lm = tiny(name, torch.float32)
 
     def second(logits):
         """The second likeliest word, always."""
-        place = top(logits)[..., 1:2]
+        place = logits.topk(2).indices[..., 1:]
         return torch.full_like(logits, -torch.inf).scatter(-1, place, 0.0)
     second.name = "second"
     for level in plain.LEVELS:
-        head = rough_head((0.0, second), level)
+        head = rough_head((0.0, second), level, torch.float32)
+        with torch.no_grad():  # both choices are taken about as often
+            odds = head(hf.wrap(lm)(torch.randint(V, (4, 20)))[1])
+            head.mlp[-1].bias[1] -= (odds[..., 1] - odds[..., 0]).median()
         ours = quick.generate(hf.wrap(lm), PROMPTS, 12, decoder=head, tau_select="greedy", eos=END)
         adaptive = Adaptive(head, "greedy")
         out = lm.generate(**left_padded(PROMPTS), max_new_tokens=12, custom_generate=adaptive)
@@ -315,7 +317,8 @@ def test_stopping_streaming_and_processors_stay_theirs():
     free = lm.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=8, eos_token_id=None,
                        do_sample=False)[0, 9:].tolist()
     asked = dict(max_new_tokens=8, custom_generate=Adaptive(head), eos_token_id=None)
-    out = lm.generate(torch.tensor([PROMPTS[0]]), streamer=Streamer(), **asked)
+    out = lm.generate(torch.tensor([PROMPTS[0]]),
+                      **asked | dict(custom_generate=Adaptive(head, streamer=Streamer())))
     assert out[0, 9:].tolist() == free
     assert put == [PROMPTS[0], *([token] for token in free), "end"]
     stop = transformers.StoppingCriteriaList([lambda ids, scores: torch.tensor([len(ids[0]) > 11])])
