@@ -347,12 +347,12 @@ def test_the_real_model_writes_what_it_writes_for_transformers(smollm2, tmp_path
     """Unequal prompts, one of which ends; several samples of one. It may be saved."""
     lm, tokenizer = smollm2
     model = hf.wrap(lm)
-    prompts = tokenizer(["The capital of France is", "1, 2, 3,", "My favourite", "1, 2, 3,"])
-    prompts = prompts["input_ids"]
+    prompts = tokenizer(["1, 2, 3,", "My favourite", "1, 2, 3,"])["input_ids"]
+    expected = [by_transformers(lm, prompt, 8) for prompt in prompts]
     for generate in (plain.generate, quick.generate):
-        rollout = generate(model, prompts, 30, temperature=0.0, eos=model.eos_ids)
-        assert texts(rollout) == [by_transformers(lm, prompt, 30) for prompt in prompts]
-        assert rollout.cut.tolist() == [False, True, False, True]
+        rollout = generate(model, prompts, 8, temperature=0.0, eos=model.eos_ids)
+        assert texts(rollout) == expected
+        assert rollout.cut.tolist() == [True, False, True]
     lm.save_pretrained(tmp_path)
     saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(saved.lm_head.weight, lm.lm_head.weight)
@@ -375,7 +375,7 @@ def test_recorded_steps_are_the_steps(name):
     lm = tiny(name)
     ours = [quick.generate(hf.wrap(lm.to(device)), prompts, 50, temperature=0.0, eos=[END, 20])
             for device in ("cpu", "cuda")]
-    assert texts(ours[0]) == [row for row in texts(ours[1])]
+    assert texts(ours[0]) == texts(ours[1])
 
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
