@@ -27,7 +27,7 @@ MAY_IMPORT = {  # a page or a folder: what of ours, and which packages
     "fast": ({"lpo", "decoder", FAST}, {"torch"}),
     "toy": ({"lpo", "model", "decoder", "tasks", TOY, FAST}, {"torch", "numpy", "matplotlib"}),
     "train_toy.py": ({"lpo", "model", "decoder", "tasks", TOY, FAST}, {"torch", "numpy"}),
-    "real": ({"lpo", "decoder", TOY, FAST, REAL}, {"torch", "transformers"}),
+    "real": ({*CORE, TOY, FAST, REAL}, {"torch", "numpy", "transformers"}),
     "results": ({*CORE, TOY, FAST, "results"}, {*RUN_TIME, "transformers"}),
 }
 

@@ -158,9 +158,10 @@ def test_finished_rows_are_dropped_and_the_others_go_on():
 @pytest.mark.parametrize("level", plain.LEVELS)
 def test_scores_in_pieces_are_the_scores(level, monkeypatch):
     """Against decoder.response_logps, which the golden cases hold; five rows at a time, of the
-    vocabulary four tokens. Bugs: pieces that overlap or miss, a shift, padding scored."""
+    vocabulary four tokens; in train() mode, with dropout. Bugs: pieces that overlap or miss, a
+    shift, padding scored, dropout."""
     monkeypatch.setattr(hf, "AT_ONCE", 4 * V + 1)
-    model, head = hf.wrap(tiny("Gemma2")), rough_head((0.0, 0.5, min_p(0.1)), level)
+    model, head = hf.wrap(tiny("GPT-2")).train(), rough_head((0.0, 0.5, min_p(0.1)), level)
     prompts = PROMPTS * 3
     rollout = quick.generate(model, prompts, 20, decoder=head, eos=[END, 20, 33, 40],
                              generator=torch.Generator().manual_seed(0))
@@ -272,15 +273,15 @@ def test_greedy_text_of_their_loop_is_ours(name):
 
 @pytest.mark.parametrize("level", plain.LEVELS)
 def test_their_loop_draws_from_our_distribution(level):
-    """Two tokens of a vocabulary of five, by enumeration over words and choices. do_sample with
-    top_k 1 in their settings must not count. False alarm: 1e-6 each."""
+    """Two tokens of a vocabulary of five, by enumeration over words and choices. Neither do_sample
+    nor top_k 1 in their settings may count. False alarm: 1e-6 each."""
     torch.manual_seed(0)
     lm = transformers.LlamaForCausalLM(transformers.LlamaConfig(
         **GROUPS | dict(vocab_size=5, eos_token_id=None))).double().eval()
     with torch.no_grad():
         for weight in lm.parameters():
             weight.add_(torch.randn_like(weight) * 0.3)
-    head, prompt, n = rough_head((0.0, 0.7, min_p(0.3, 2.0)), level), [1, 4, 2], 20_000
+    head, prompt, n = rough_head((0.0, 0.7, min_p(0.3, 2.0)), level), [1, 4, 2], 10_000
     p = np.zeros(25)
     with torch.no_grad():
         def state(ids):
@@ -295,9 +296,9 @@ def test_their_loop_draws_from_our_distribution(level):
                 p[5 * first + last] += p1 * p2 * (later[k2] if level == "token" else 1)
     assert p.sum() == pytest.approx(1)
     torch.manual_seed(5)
-    out = lm.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, 3), max_new_tokens=2,
-                      num_return_sequences=n, do_sample=True, top_k=1,
-                      custom_generate=Adaptive(head))
+    out = torch.cat([lm.generate(torch.tensor([prompt] * n), attention_mask=torch.ones(n, 3),
+                                 max_new_tokens=2, custom_generate=Adaptive(head), **settings)
+                     for settings in (dict(do_sample=False), dict(do_sample=True, top_k=1))])
     counts = np.bincount(5 * out[:, 3] + out[:, 4], minlength=25)
     assert counts[p == 0].sum() == 0
     assert chi_square_p(counts[p > 0], p[p > 0]) > 1e-6
