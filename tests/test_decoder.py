@@ -313,6 +313,20 @@ def test_the_prompts_enter_the_cache_without_a_free_column():
     assert used == [5, 6, 7]
 
 
+def test_samples_of_a_prompt_share_its_pass():
+    """Bugs: each computed anew; keys and values of another prompt behind the first token. [4] and
+    [4, 0] are the same once padded, and end at different places."""
+    model, decoder, seen = rough_model(), rough_decoder(), []
+    prompts = [PROMPTS[i] for i in (2, 0, 2, 1, 0, 2)] + [[4, 0]]
+    plainly, shared = (generate(model, prompts, 9, decoder=decoder, eos=END,
+                                generator=torch.Generator().manual_seed(2))
+                       for generate in (plain.generate, quick.generate))
+    assert_same(plainly, shared)
+    model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    quick.generate(model, prompts, 9, temperature=0.5)
+    assert seen == [3]
+
+
 def on_a_gpu(columns, plan=None, generator=None, cache=None):
     """The calls of a Writing of so many columns that takes its tensors to be a GPU's, behind
     prompts of up to five tokens: recordings by their width, steps replayed or not."""
