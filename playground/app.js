@@ -154,10 +154,11 @@ function mean_row(name, found, lowest, kind) {
 // What two means say about which policy is better
 function verdict(mine, theirs, [my_name, their_name]) {
   const difference = mine.mean - theirs.mean, half = Math.hypot(mine.half, theirs.half);
-  if (Math.abs(difference) <= half) return `${my_name} and ${their_name} are not clearly apart.`;
   const [better, worse] = difference > 0 ? [my_name, their_name] : [their_name, my_name];
-  return `${better} earns more than ${worse}, by ${Math.abs(difference).toFixed(3)} ± `
-    + `${half.toFixed(3)}.`;
+  const said = Math.abs(difference) <= half ? `${my_name} and ${their_name} are not clearly apart`
+    : `${better} earn${better === "you" ? "" : "s"} more than ${worse}, by `
+      + `${Math.abs(difference).toFixed(3)} ± ${half.toFixed(3)}`;
+  return `${said[0].toUpperCase()}${said.slice(1)}.`;
 }
 
 // --- state ---------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ function ask(name, prompt) {
   state.asked = [name, prompt];
   at("rule").textContent = name ? TASKS[name].rule
     : "none, since no task asks like this; the decoder is the one of the task above";
-  update();
+  refresh();
 }
 
 function ask_own() {
@@ -218,7 +219,7 @@ function list_sources() {
     input.addEventListener("change", () => {
       state.source = source;
       state.round = null;
-      update();
+      refresh();
     });
     return element("label", {}, input, source.name);
   }));
@@ -353,7 +354,7 @@ function show_response(id, title, response, labels) {
 }
 
 // All that depends on prompt, seed and policies
-async function update() {
+async function refresh() {
   const version = ++state.version;
   at("tau_value").textContent = state.tau.toFixed(1);
   at("seed").value = state.seed;
@@ -402,7 +403,7 @@ async function hundred_draws(version) {
                                 [seed, 7], () => version === state.version, show);
   if (found) {
     at("hundred_said").textContent = `Mean reward of ${HUNDRED} draws and its 95 % interval. `
-      + verdict(...found.map(mean_of), ["Temperature " + tau.toFixed(1), "the decoder"]);
+      + verdict(...found.map(mean_of), names);
   }
 }
 
@@ -436,8 +437,7 @@ async function contest() {
   const found = await in_chunks(
     chunk => all.slice(chunk * CHUNK, (chunk + 1) * CHUNK), 1, [{ by_role }, as_message(decoder)],
     [seed, 8], () => number === state.contest, show);
-  if (found) at("contest_said").textContent = verdict(...found.map(mean_of), ["You", "the decoder"])
-    .replace("You earns", "You earn");
+  if (found) at("contest_said").textContent = verdict(...found.map(mean_of), ["you", "the decoder"]);
 }
 
 // --- Train it here -------------------------------------------------------------------------------
@@ -513,9 +513,10 @@ function offer_trained() {
     + (cfg.shuffled ? ", rewards shuffled" : "");
   sources.push({ name, choices: cfg.choices,
                  trained: { experiment: cfg.experiment, level: cfg.level, by_round } });
-  if (state.source.trained) state.source = sources.at(-1);
+  const shown = state.source.trained;
+  if (shown) state.source = sources.at(-1);
   list_sources();
-  if (experiment_now() === cfg.experiment) update();
+  if (shown) refresh();
 }
 
 // Mean temperature, or the setting drawn most, of each role
@@ -610,7 +611,7 @@ function show_before_after() {
 function read_address() {
   const seed = Number(/seed=(\d{1,6})/.exec(location.hash)?.[1] ?? 1);
   state.seed = seed;
-  if (state.asked) update();
+  if (state.asked) refresh();
 }
 
 function listen() {
@@ -626,17 +627,17 @@ function listen() {
   });
   at("tau").addEventListener("input", () => {
     state.tau = Number(at("tau").value);
-    update();
+    refresh();
   });
   at("round").addEventListener("input", () => {
     state.round = Number(at("round").value);
-    update();
+    refresh();
   });
   for (const input of document.querySelectorAll("input[name=level]")) {
     input.addEventListener("change", () => {
       state.level = input.value;
       state.round = null;
-      update();
+      refresh();
     });
   }
   const set_seed = seed => { location.hash = `seed=${seed}`; };
@@ -666,8 +667,9 @@ async function start() {
     }
     at("train_experiment").append(element("option", {}, experiment));
   }
-  at("task").value = "constrained";
-  at("train_experiment").value = "constrained";
+  if (data.sets[0].facts.constrained) {  // the clearest to begin with
+    at("task").value = at("train_experiment").value = "constrained";
+  }
   at("train_set").append(...sources.map(({ name }, i) => element("option", { value: i }, name)));
   at("train_size").append(...SIZES.map(([name], i) => element("option", { value: i }, name)));
   at("known_words").textContent = WORDS.join(" ");

@@ -61,7 +61,7 @@ function product(a, b, n, m, k) {
 function linear(x, n, weight, bias) {
   const m = bias.length;
   const y = product(x, weight, n, m, weight.length / m);
-  for (let i = 0; i < y.length; i++) y[i] += bias[i % m];
+  for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) y[i * m + j] += bias[j];
   return y;
 }
 
@@ -107,17 +107,22 @@ function layer_norm(x, weight, bias) {
   const C = weight.length, y = new Float64Array(x.length);
   for (let row = 0; row < x.length; row += C) {
     let mean = 0, square = 0;
-    for (let c = 0; c < C; c++) mean += x[row + c] / C;
-    for (let c = 0; c < C; c++) square += (x[row + c] - mean) ** 2 / C;
-    const scale = 1 / Math.sqrt(square + 1e-5);
+    for (let c = 0; c < C; c++) mean += x[row + c];
+    mean /= C;
+    for (let c = 0; c < C; c++) square += (x[row + c] - mean) * (x[row + c] - mean);
+    const scale = 1 / Math.sqrt(square / C + 1e-5);
     for (let c = 0; c < C; c++) y[row + c] = (x[row + c] - mean) * scale * weight[c] + bias[c];
   }
   return y;
 }
 
 function gelu(x) {
-  const a = Math.sqrt(2 / Math.PI);
-  return x.map(v => 0.5 * v * (1 + Math.tanh(a * (v + 0.044715 * v ** 3))));
+  const a = Math.sqrt(2 / Math.PI), y = new Float64Array(x.length);
+  for (let i = 0; i < x.length; i++) {
+    const v = x[i];
+    y[i] = 0.5 * v * (1 + Math.tanh(a * (v + 0.044715 * v * v * v)));
+  }
+  return y;
 }
 
 // One query against the keys that it may see, in spans {keys, values, row, n} of consecutive rows:
