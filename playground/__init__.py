@@ -7,5 +7,8 @@
     tasks.js    the tasks: prompts, grammar, rewards
     lpo.js      the loss, its gradient, AdamW, the rounds
     worker.js   a hundred draws, and the training, beside the page
-    app.js      what the page does
+    view.js     the pieces that the page shows
+    trainer.js  "Train it here"
+    app.js      what else the page does
+    screenshot.png, README.md   for readers
 """

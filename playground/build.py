@@ -30,10 +30,10 @@ from toy.stages import Job, Stages
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER / "index.html"
-SCRIPTS = ("engine", "tasks", "lpo", "worker", "app")
+SCRIPTS = ("engine", "tasks", "lpo", "worker", "view", "trainer", "app")
 STEPS = 512  # a unit of weight, in steps of a difference between rounds
-WORD_LISTS = ("WORDS", "NOUNS", "PLAIN_VERBS", "TO_VERBS", "VERBS", "DIGITS", "CATEGORIES", "OPENERS",
-              "HURRY", "FLAVOURS", "PEOPLE", "EVERY", "LINES", "EXPERIMENTS")
+WORD_LISTS = ("WORDS", "NOUNS", "PLAIN_VERBS", "TO_VERBS", "VERBS", "DIGITS", "CATEGORIES",
+              "OPENERS", "HURRY", "FLAVOURS", "PEOPLE", "EVERY", "LINES", "EXPERIMENTS")
 VARIANT = "latent"
 
 

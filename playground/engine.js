@@ -164,13 +164,14 @@ class GPT {
     const words = this.weights["token_embedding.weight"];
     const positions = this.weights["position_embedding.weight"];
     tokens.forEach((token, i) => {
-      for (let c = 0; c < C; c++) x[i * C + c] = words[token * C + c] + positions[places[i] * C + c];
+      const word = token * C, position = places[i] * C;
+      for (let c = 0; c < C; c++) x[i * C + c] = words[word + c] + positions[position + c];
     });
     return x;
   }
 
-  // All blocks.  (n,C) -> hidden (n,C). keep(layer, qkv) stores the new keys and values, seen(layer,
-  // i) gives the spans that row i sees.
+  // All blocks.  (n,C) -> hidden (n,C). keep(layer, qkv) stores the new keys and values,
+  // seen(layer, i) gives the spans that row i sees.
   through_blocks(x, n, keep, seen) {
     const { n_layer, n_head, n_embd: C } = this.config, w = this.weights;
     for (let layer = 0; layer < n_layer; layer++) {
@@ -244,7 +245,7 @@ function word_logps(logits, choice) {
   return log_softmax(logits, choice);
 }
 
-// Which words a setting keeps: log-probabilities (V,), a number -> V booleans, as in toy/samplers.py
+// Which words a setting keeps, as in toy/samplers.py: log-probabilities (V,), a number -> V bools
 const CUTS = {
   top_k(logps, k) {
     const last = logps.slice().sort().at(-Math.min(k, logps.length));
@@ -379,10 +380,13 @@ function draw(logps, uniform) {
 function generate(model, prompts, samples, T, policy, seed, tick = () => {}) {
   const { n_layer, n_embd: C, vocab_size: V } = model.config, S = prompts[0].length;
   const { hidden: of_prompts, caches: prompt_caches } = model.prefill(prompts);
-  const responses = prompts.flatMap((_, p) => Array.from({ length: samples }, (_, i) => ({
-    prompt: p, tokens: [], tau_idx: [], taus: [], hidden: new Float64Array(T * C),
-    next: stream(...seed, p, i), caches: Array.from({ length: n_layer }, () => new_cache(T, C)) })));
-  responses.forEach((response, number) => { response.number = number; });
+  const new_response = number => {
+    const prompt = Math.floor(number / samples);
+    return { number, prompt, tokens: [], tau_idx: [], taus: [], hidden: new Float64Array(T * C),
+             next: stream(...seed, prompt, number % samples),
+             caches: Array.from({ length: n_layer }, () => new_cache(T, C)) };
+  };
+  const responses = Array.from({ length: prompts.length * samples }, (_, i) => new_response(i));
   let unfinished = responses;
   let hidden = new Float64Array(unfinished.length * C);  // the state that decides the next column
   unfinished.forEach(({ prompt }, row) => {

@@ -1,5 +1,5 @@
-// Latent Preference Optimization of a decoder on a frozen model: pairs, the latent loss of lpo.py with
-// its gradient by hand, AdamW, and the rounds of train_toy.py.
+// Latent Preference Optimization of a decoder on a frozen model: pairs, the latent loss of lpo.py
+// with its gradient by hand, AdamW, and the rounds of train_toy.py.
 //
 // B pairs, M response tokens of one side of all pairs together, K choices, C hidden width.
 "use strict";
@@ -24,8 +24,8 @@ function make_pairs(responses, samples) {
 
 // --- the loss ------------------------------------------------------------------------------------
 
-// What the loss needs of one side, made once a round since the model is frozen. Decisions are tokens
-// at the token level, responses at the sequence level.
+// What the loss needs of one side, made once a round since the model is frozen. Decisions are
+// tokens at the token level, responses at the sequence level.
 function side_of(model, decoder, reference, responses) {
   const C = model.config.n_embd, V = model.config.vocab_size, K = decoder.choices.length;
   const at_tokens = decoder.level === "token";
@@ -69,9 +69,9 @@ function latent_score(side, tau_logps, B, K) {
   return scores;
 }
 
-// The derivative of sum_b weights[b] score[b] by the decoder's last layer, before its softmax:
-// of each token P(tau_k | y_t, h) - P(tau_k | h), the share of tau_k in the mixture before and after
-// the word is known.  -> (decisions, K)
+// The derivative of sum_b weights[b] score[b] by the decoder's last layer, before its softmax. Of
+// each token it is P(tau_k | y_t, h) - P(tau_k | h): the share of tau_k in the mixture once the
+// word is known, less the share before.  -> (decisions, K)
 function score_gradient(side, tau_logps, weights, K) {
   const gradient = new Float64Array(tau_logps.length);
   side.pair.forEach((b, i) => {

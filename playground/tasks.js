@@ -1,4 +1,4 @@
-// The tasks: how they ask, their grammar and their rewards, as tasks.py has them and with its names.
+// The tasks: how they ask, their grammar and their rewards, as tasks.py has them, with its names.
 // Word lists, lengths and roles come from there: build.py writes them before this script.
 "use strict";
 

@@ -2,8 +2,8 @@
 // draws by the hundred, and the training. A worker is stopped by ending it.
 "use strict";
 
-// A policy as a message: {decoder: {labels, level, weights}}, {temperature} or {by_role: {key: tau}},
-// whose keys are roles, or tasks where a task has no roles.  -> what `generate` takes
+// A policy as a message: {decoder: {labels, level, weights}}, {temperature} or {by_role: {key:
+// tau}}, whose keys are roles, or tasks where a task has no roles.  -> what `generate` takes
 function policy_of({ decoder, temperature, by_role }, asked, samples) {
   if (decoder) {
     return { decoder: new AdaptiveDecoder(decoder.labels, decoder.level, decoder.weights) };

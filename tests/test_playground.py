@@ -767,7 +767,7 @@ def test_a_hundred_draws_and_the_contest(fresh):
     assert decoder == again and cold_asked[0] > 0.4 > 0.2 > hot_asked[0]
     assert fresh.text("#contest_said").startswith("The decoder earns more than you, by")
     page.select_option("#task", "math")
-    page.wait_for_selector("#role_name:has-text('sums')")
+    page.wait_for_selector("#mine_name:has-text('sums')")
 
 
 def small_training(opened):
