@@ -183,9 +183,9 @@ function look(asked, response, t, word) {
     element("div", { class: "bar" }, element("div", {
       style: `width: ${Math.max(100 * shares[k], 1)}%; ${colour_of(of, labels)}` })),
     percent(shares[k])]);
-  const where = decoder.level === "token" ? "at this word" : "for this response";
+  const where = decoder.level === "token" ? "at this word" : "of this response";
   at("word_tables").replaceChildren(
-    table(`P(tau | h), the decoder's, ${where}`, null, bars, k => labels[k] === label),
+    table(`P(tau | h) ${where}`, null, bars, k => labels[k] === label),
     element("div", {}, element("strong", {}, "The likeliest words"),
             element("div", { class: "words" }, ...likeliest_words(at_h, token, label))));
 }
@@ -203,7 +203,7 @@ function likeliest_words(at_h, token, label) {
   const labels = new Map([0, label, HOTTEST].map(of => [Number(of) || String(of), of]));
   return [...labels.values()].map(of => {
     const shares = word_logps(logits, choice_of(of)).map(Math.exp);
-    const words = Array.from(shares.keys()).filter(i => shares[i] > 0)
+    const words = Array.from(shares.keys()).filter(i => shares[i] > 0.0005)
       .sort((i, j) => shares[j] - shares[i]).slice(0, LIKELIEST);
     const rows = words.map(i => [i === EOS ? "end of text" : WORDS[i], percent(shares[i])]);
     return table(is_number(of) ? `at ${short(of)}` : of, null, rows, i => words[i] === token);
