@@ -1,6 +1,6 @@
 """One self-contained web page with the trained toy model inside: open index.html in a browser.
 
-    build.py    makes index.html from the stages that train_toy.py keeps and the sources below
+    build.py    makes index.html, from the stages that train_toy.py keeps and the sources below
     page.html   what stands where
     style.css   how it looks
     engine.js   the language model, the AdaptiveDecoder and the sampler

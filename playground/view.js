@@ -147,7 +147,9 @@ function mean_row(name, rewards, lowest, kind) {
   const x = value => 6 + 288 * (Math.min(Math.max(value, lowest), 1 + lowest) - lowest);
   const left = x(found.mean - found.half), right = x(found.mean + found.half);
   return [...cells, picture(
-    300, 26, `${name}: ${written(found)}`,
+    300, 34, `${name}: ${written(found)}, between ${lowest} and ${1 + lowest}`,
+    ["text", { x: 6, y: 33, "text-anchor": "middle" }, String(lowest)],
+    ["text", { x: 294, y: 33, "text-anchor": "middle" }, String(1 + lowest)],
     ["line", { x1: 6, x2: 294, y1: 13, y2: 13, class: "axis" }],
     ["rect", { x: left, width: Math.max(right - left, 1), y: 9, height: 8, class: kind,
                opacity: 0.5 }],

@@ -16,8 +16,8 @@ CORE = ("lpo", "model", "decoder", "tasks", "train_toy")
 PAGES = [path for path in ROOT.rglob("*.py")
          if not any(part.startswith(".") or part in ("out", "build")
                     for part in path.relative_to(ROOT).parts)]
-TOY, FAST = "toy", "fast"
-OURS = {*CORE, TOY, FAST, "results", "tests", "conformance", "test_lpo"}
+TOY, FAST, PLAYGROUND = "toy", "fast", "playground"
+OURS = {*CORE, TOY, FAST, PLAYGROUND, "results", "tests", "conformance", "test_lpo"}
 RUN_TIME = {"torch", "numpy", "tiktoken", "matplotlib"}
 MAY_IMPORT = {  # a page or a folder: what of ours, and which packages
     "lpo.py": (set(), {"torch"}),
@@ -27,6 +27,7 @@ MAY_IMPORT = {  # a page or a folder: what of ours, and which packages
     "fast": ({"lpo", "decoder", FAST}, {"torch"}),
     "toy": ({"lpo", "model", "decoder", "tasks", TOY, FAST}, {"torch", "numpy", "matplotlib"}),
     "train_toy.py": ({"lpo", "model", "decoder", "tasks", TOY, FAST}, {"torch", "numpy"}),
+    "playground": ({*CORE, TOY, PLAYGROUND}, {"torch", "numpy"}),
     "results": ({*CORE, TOY, FAST, "results"}, {*RUN_TIME, "transformers"}),
 }
 
@@ -97,7 +98,8 @@ def test_the_imports_make_no_circle():
 def test_pages_are_short():
     lengths = {name: code_lines(ROOT / f"{name}.py") for name in CORE}
     assert lengths["lpo"] <= 116 and sum(lengths.values()) < 1000, lengths
-    for path in PAGES:
+    scripts = [path for kind in ("*.js", "*.css") for path in (ROOT / PLAYGROUND).glob(kind)]
+    for path in [*PAGES, *scripts]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             assert len(line) <= 100, f"{path.name}:{number}"
 
@@ -135,7 +137,7 @@ def test_the_readme_and_the_folders_name_what_is_there():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in CORE:
         assert f"[{name}.py]({name}.py)" in readme
-    for folder in (TOY, FAST, "results"):
+    for folder, kind in ((TOY, "*.py"), (FAST, "*.py"), ("results", "*.py"), (PLAYGROUND, "*.*")):
         listed = (ROOT / folder / "__init__.py").read_text(encoding="utf-8")
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).glob(kind):
             assert path.name in listed or path.name == "__init__.py", path
