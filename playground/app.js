@@ -382,7 +382,8 @@ async function start() {
   const numbers = sum(Object.values(base_weights).map(w => w.length));
   at("made").textContent = `The language model has ${numbers.toLocaleString("en")} weights. It and `
     + `the decoders above were trained by train_toy.py (commit ${made.commit}, torch `
-    + `${made.torch}) and are held here in half precision.`;
+    + `${made.torch}) and are held here in half precision, a decoder's earlier rounds to `
+    + `1 / ${data.steps} of a unit.`;
   at("known_words").textContent = WORDS.join(" ");
   list_tasks();
   list_sources();

@@ -136,8 +136,8 @@ function show_rounds() {
   at("rounds").replaceChildren(
     element("p", { class: "note" }, "A round's reward is that of its training responses, before "
       + `its updates; PyTorch's run has ${prompts} x ${responses} of them. On test prompts the `
-      + `best fixed choice, ${full(best.choice)}, earns ${number(best.reward)} (it was picked there)`
-      + (of_level ? `, PyTorch's trained decoder ${number(of_level.reward)}.` : ".")),
+      + `best fixed choice, ${full(best.choice)}, earns ${number(best.reward)}, where it was picked`
+      + (of_level ? `; PyTorch's trained decoder ${number(of_level.reward)}.` : ".")),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Rounds" },
             table(null, head, rows)));
 }
@@ -157,8 +157,9 @@ function show_before_after() {
       element("p", { class: "note" }, `reward ${response.reward.toFixed(3)}`)]),
     element("p", { class: "reward" },
             `mean of the four ${mean_reward(of_prompt(when, p)).toFixed(3)}`));
-  const names = asked.map(([name]) => name);  // one prompt of each task, or two of one
-  const shown = [...new Set([...new Set(names)].map(name => names.indexOf(name)).concat(1))];
+  const names = asked.map(([name]) => name), firsts = [...new Set(names)].map(
+    name => names.indexOf(name));
+  const shown = firsts.length > 1 ? firsts : [0, 1];  // one prompt of each task, or two of one
   at("before_after").replaceChildren(
     element("h3", {}, "The same held-out prompts and random numbers, before and after"),
     element("p", {}, `Mean reward of ${asked.length} prompts, ${DRAWS} draws each, with its 95 % `

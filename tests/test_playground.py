@@ -34,6 +34,7 @@ DATA = json.loads(build.data_in(COMMITTED))
 TINY = ("--experiments mix,repeats --levels token,sequence --pretrain-steps 6 --rounds 3 "
         "--prompts 9 --responses 6 --steps 3 --test-prompts 6 --test-samples 2 --oracle-prompts 3 "
         "--lr 0.05").split()
+TASK_NAMES = [name for names in EXPERIMENTS.values() for name in names]
 Z = 5.2  # standard errors: a false alarm in 5 million
 
 
@@ -350,6 +351,21 @@ def test_what_is_drawn_earns_what_it_earns_in_python(page, model, level):
         assert abs(difference.mean()) < Z * difference.std() / len(asked) ** 0.5
 
 
+def test_temperatures_set_by_hand_follow_roles_and_tasks(page):
+    """Bugs: another response's grammar or task, a place taken one word too late."""
+    rng = np.random.default_rng(7)
+    by_role = dict(math=0.1, general=0.3, story=0.5, asked=0.7, way=0.9, article=1.1, rest=1.2)
+    asked = [(name, prompt) for name in TASK_NAMES for prompt in tasks.prompts(name, "test", 3, rng)]
+    found = page("""([asked, by_role]) => respond(model_here, asked, 2, policy_of({ by_role }, asked,
+        2), [1]).map(r => [r.prompt, r.text, r.taus])""", [asked, by_role])
+    assert len(found) == 2 * len(asked)
+    for number, text, taus in found:
+        name, prompt = asked[number]
+        roles = map(TASKS[name].role_of, tasks.places_of(TASKS[name].walk(prompt), text.split()))
+        expected = [by_role.get(name, by_role[role]) for role in roles]
+        assert taus == expected[:len(taus)] and len(taus) >= len(text.split())
+
+
 # --- the tasks ------------------------------------------------------------------------------------
 
 
@@ -370,7 +386,7 @@ def responses_to(name, prompt, rng):
 def test_rewards_and_roles_are_exactly_those_of_tasks_py(page):
     """Every task, more than a thousand responses; equal to the last bit."""
     rng, cases, theirs = np.random.default_rng(5), [], []
-    for name in (name for names in EXPERIMENTS.values() for name in names):
+    for name in TASK_NAMES:
         task = TASKS[name]
         for prompt in tasks.prompts(name, "test", 40, rng):
             for words in responses_to(name, prompt, rng):
@@ -402,7 +418,6 @@ def test_prompts_are_those_of_their_split_and_task(page):
     assert page("prompts => prompts.map(split_of)", theirs) == ["test"] * 50
 
 
-TASK_NAMES = [name for names in EXPERIMENTS.values() for name in names]
 KINDS = [tasks.NOUNS, tasks.PLAIN_VERBS, tasks.OPENERS, tasks.FLAVOURS, tasks.PEOPLE, tasks.EVERY,
          tasks.LINES, list(tasks.CATEGORIES)]
 
@@ -783,7 +798,7 @@ def small_training(opened):
 
 def test_training_in_the_page_can_be_stopped_and_chosen(fresh):
     """Bugs: a stop that goes on, progress that stands, a decoder that cannot be chosen, another
-    round's weights in its place."""
+    round's weights in its place, a line drawn as an area."""
     page = fresh.page
     page.click("#train")  # of full size
     page.wait_for_selector("#train_now:has-text('column')")
@@ -799,6 +814,7 @@ def test_training_in_the_page_can_be_stopped_and_chosen(fresh):
     page.wait_for_selector("#train_said:has-text('Trained in')")
     assert page.locator("#rounds tbody tr").count() == 3
     assert page.locator("#before_after article").count() == 4
+    assert fresh("getComputedStyle(document.querySelector('#curve polyline')).fill") == "none"
     assert float(page.get_attribute("#progress", "value")) == 1
     rows = page.locator("#rounds tbody tr").all_inner_texts()
     theirs = DATA["sets"][0]["facts"]["constrained"]["levels"]["token"]["rounds"]
