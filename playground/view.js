@@ -117,7 +117,7 @@ function listen_to_word(words, word, t, looked) {
     looked(t, word);
   });
   word.addEventListener("pointerenter", () => looked(t, word));
-  word.addEventListener("click", () => word.focus());
+  word.addEventListener("click", () => word.focus());  // which not every browser does by itself
   word.addEventListener("keydown", event => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     const to = { Home: 0, End: words.length - 1 }[event.key] ?? (step && t + step);

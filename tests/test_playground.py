@@ -357,8 +357,9 @@ def test_temperatures_set_by_hand_follow_roles_and_tasks(page):
     by_role = dict(math=0.1, general=0.3, story=0.5, asked=0.7, way=0.9, article=1.1, rest=1.2)
     asked = [(name, prompt) for name in TASK_NAMES
              for prompt in tasks.prompts(name, "test", 3, rng)]
-    found = page("""([asked, by_role]) => respond(model_here, asked, 2, policy_of({ by_role }, asked,
-        2), [1]).map(r => [r.prompt, r.text, r.taus])""", [asked, by_role])
+    found = page("""([asked, by_role]) => respond(
+        model_here, asked, 2, policy_of({ by_role }, asked, 2), [1]).map(
+            r => [r.prompt, r.text, r.taus])""", [asked, by_role])
     assert len(found) == 2 * len(asked)
     for number, text, taus in found:
         name, prompt = asked[number]
