@@ -154,14 +154,18 @@ def impossible(side, variant):
     return found
 
 
-def train(cfg, base, job, run, draw=draw_prompts):
-    """The LPO loop on one experiment, whose prompts `draw` draws.  -> model, decoder, rows"""
+def train(cfg, base, job, run, draw=draw_prompts, keep=lambda decoder: None):
+    """The LPO loop on one experiment, whose prompts `draw` draws.  -> model, decoder, rows
+
+    keep: called with the decoder at the start of each round, and at the end.
+    """
     gen, rng = randomness(cfg.device, *job.seeds("train"))
     model = copy.deepcopy(base)
     decoder = AdaptiveDecoder(cfg.n_embd, map(choice_of, cfg.choices), job.level).to(cfg.device)
     exact = cfg.exact_sequence and job.variant == "latent" and job.level == "sequence"
     found = []
     for rnd in range(cfg.rounds):
+        keep(decoder)
         if rnd == 0 or cfg.reference == "round":
             ref_model, ref_decoder = copy.deepcopy(model), copy.deepcopy(decoder)
             if job.variant in ("joint", "separate") and not cfg.decoder_reference:
@@ -183,6 +187,7 @@ def train(cfg, base, job, run, draw=draw_prompts):
         of_round = round_rows(outcome, cfg.choices, sides, stats, columns)
         run.say(round_line(of_round))
         found += of_round
+    keep(decoder)
     return model, decoder, found
 
 
@@ -208,10 +213,16 @@ def columns_of(cfg, job):
 
 
 def adapt(cfg, base, fixed, job, run):
-    """Train a decoder and evaluate it.  -> dict(rows, samples, scores, weights)"""
-    model, decoder, of_rounds = train(cfg, base, job, run)
+    """Train a decoder and evaluate it.  -> dict(rows, samples, scores, weights)
+
+    by_round holds the decoder's weights before the first round and after each.
+    """
+    by_round = []
+    model, decoder, of_rounds = train(cfg, base, job, run, keep=lambda decoder: by_round.append(
+        copy.deepcopy(decoder).cpu().state_dict()))
     result = measure_adaptive(cfg, model, decoder, fixed, job, columns_of(cfg, job), run)
     return result | dict(rows=of_rounds + result["rows"], decoder=decoder.cpu().state_dict(),
+                         by_round=by_round,
                          model=model.cpu().state_dict() if cfg.model_lr else None)
 
 

@@ -296,6 +296,8 @@ def comparable(x):
     """Tensors as lists."""
     if isinstance(x, dict):
         return {key: comparable(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [comparable(value) for value in x]
     return x.tolist() if isinstance(x, torch.Tensor) else x
 
 

@@ -16,8 +16,8 @@ CORE = ("lpo", "model", "decoder", "tasks", "train_toy")
 PAGES = [path for path in ROOT.rglob("*.py")
          if not any(part.startswith(".") or part in ("out", "build")
                     for part in path.relative_to(ROOT).parts)]
-TOY, FAST, REAL = "toy", "fast", "real"
-OURS = {*CORE, TOY, FAST, REAL, "results", "tests", "conformance", "test_lpo"}
+TOY, FAST, REAL, PLAYGROUND = "toy", "fast", "real", "playground"
+OURS = {*CORE, TOY, FAST, REAL, PLAYGROUND, "results", "tests", "conformance", "test_lpo"}
 RUN_TIME = {"torch", "numpy", "tiktoken", "matplotlib"}
 MAY_IMPORT = {  # a page or a folder: what of ours, and which packages
     "lpo.py": (set(), {"torch"}),
@@ -28,6 +28,7 @@ MAY_IMPORT = {  # a page or a folder: what of ours, and which packages
     "toy": ({"lpo", "model", "decoder", "tasks", TOY, FAST}, {"torch", "numpy", "matplotlib"}),
     "train_toy.py": ({"lpo", "model", "decoder", "tasks", TOY, FAST}, {"torch", "numpy"}),
     "real": ({*CORE, TOY, FAST, REAL}, {"torch", "numpy", "transformers"}),
+    "playground": ({*CORE, TOY, PLAYGROUND}, {"torch", "numpy"}),
     "results": ({*CORE, TOY, FAST, "results"}, {*RUN_TIME, "transformers"}),
 }
 
@@ -99,7 +100,8 @@ def test_pages_are_short():
     lengths = {name: code_lines(ROOT / f"{name}.py") for name in CORE}
     assert lengths["lpo"] <= 116 and sum(lengths.values()) < 1000, lengths
     assert sum(code_lines(path) for path in (ROOT / REAL).glob("*.py")) < 500
-    for path in PAGES:
+    scripts = [path for kind in ("*.js", "*.css") for path in (ROOT / PLAYGROUND).glob(kind)]
+    for path in [*PAGES, *scripts]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             assert len(line) <= 100, f"{path.name}:{number}"
 
@@ -137,7 +139,8 @@ def test_the_readme_and_the_folders_name_what_is_there():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in CORE:
         assert f"[{name}.py]({name}.py)" in readme
-    for folder in (TOY, FAST, REAL, "results"):
+    for folder, kind in ((TOY, "*.py"), (FAST, "*.py"), (REAL, "*.py"), ("results", "*.py"),
+                         (PLAYGROUND, "*.*")):
         listed = (ROOT / folder / "__init__.py").read_text(encoding="utf-8")
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).glob(kind):
             assert path.name in listed or path.name == "__init__.py", path

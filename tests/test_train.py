@@ -541,13 +541,14 @@ def test_a_stage_is_kept_for_the_code_that_made_it():
 
 @pytest.mark.parametrize("model_lr", ["0", "0.01"])
 def test_a_decoder_s_stage_keeps_rows_and_weights(model_lr, monkeypatch, graded):
-    """Bugs: the rounds' rows lost, weights of before the training, the language model kept where
-    it is frozen or lost where it is not."""
+    """Bugs: the rounds' rows lost, weights of before the training, one decoder's weights kept for
+    all rounds, the language model kept where it is frozen or lost where it is not."""
     cfg = config("--model-lr", model_lr, "--beta", "0.25")
     base, job = base_of(cfg), Job(0, "constrained", "token", "latent", 0)
     seen = []
     train = train_toy.train
-    monkeypatch.setattr(train_toy, "train", lambda *given: seen.append(train(*given)) or seen[0])
+    monkeypatch.setattr(train_toy, "train", lambda *given, **more: (
+        seen.append(train(*given, **more)) or seen[0]))
     fixed = train_toy.measure_fixed(cfg, base, Job(0, "constrained"), Silent())
     result = train_toy.adapt(cfg, base, fixed, job, Silent())
     model, decoder, of_rounds = seen[0]
@@ -556,8 +557,11 @@ def test_a_decoder_s_stage_keeps_rows_and_weights(model_lr, monkeypatch, graded)
     assert {row["round"] for row in tested} == {None} and {row["beta"] for row in tested} == {0.25}
     assert {row["select"] for row in tested} == {"greedy", "sample"}
     assert set(result["scores"]) == {"greedy", "sample"} and len(result["samples"]) == 1
+    first, *_, last = result["by_round"]
+    assert len(result["by_round"]) == cfg.rounds + 1 and not first["mlp.4.weight"].any()
     for name, weight in decoder.named_parameters():
         assert torch.equal(result["decoder"][name], weight)
+        assert torch.equal(last[name], weight) and not torch.equal(first[name], weight)
     if model_lr == "0":
         assert result["model"] is None
     else:
@@ -599,9 +603,9 @@ def test_votes_and_repeats_go_the_whole_way(tmp_path, monkeypatch, graded, capsy
     trained = []
     train = train_toy.train
 
-    def watched(cfg, base, job, run):
+    def watched(cfg, base, job, run, **more):
         trained.append((job.name, weights(base)))
-        return train(cfg, base, job, run)
+        return train(cfg, base, job, run, **more)
     monkeypatch.setattr(train_toy, "train", watched)
     cfg = config("--experiments", "vote,repeats", "--levels", "token", "--rounds", "1", "--seeds",
                  "2", "--base-seeds", "2", "--out", str(tmp_path))
