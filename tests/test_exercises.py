@@ -1,0 +1,165 @@
+"""The exercises: solutions pass, stubs are not yet written, each typical mistake gets its hint.
+
+What students' files may do to the checker (crash, hang, not compile) gives a sentence. The sheets
+for teachers and students name what is there.
+    pytest tests/test_exercises.py
+"""
+import math
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "conformance"))
+from notebooks.exercises import bug_hunt, judges  # noqa: E402
+from notebooks.exercises import check as exercises  # noqa: E402
+from notebooks.exercises.solutions.wrong import WRONG  # noqa: E402
+
+FOLDER = ROOT / "notebooks" / "exercises"
+every_exercise = pytest.mark.parametrize("number", judges.EXERCISES)
+
+
+def graded_here(number, path, student=0):
+    """As check.graded_file, in this process, which has torch loaded already."""
+    module = exercises.conformance.load_module(str(path))
+    return exercises.graded(number, exercises.Here(module), student)
+
+
+def mistaken(tmp_path, number, right, wrong):
+    """A solution with one text replaced, as a file."""
+    text = (FOLDER / "solutions" / judges.EXERCISES[number].file).read_text(encoding="utf-8")
+    assert text.count(right) == 1, right
+    path = tmp_path / f"answer_{number}.py"
+    path.write_text(text.replace(right, wrong), encoding="utf-8")
+    return path
+
+
+@every_exercise
+def test_the_solution_is_right(number):
+    verdicts = graded_here(number, FOLDER / "solutions" / judges.EXERCISES[number].file)
+    assert [verdict[1:] for verdict in verdicts] == [("right", "", None)] * len(verdicts)
+
+
+@every_exercise
+def test_the_stub_is_not_written_yet(number):
+    verdicts = graded_here(number, FOLDER / judges.EXERCISES[number].file)
+    assert [verdict[1:] for verdict in verdicts] == [("not yet", "", None)] * len(verdicts)
+
+
+@pytest.mark.parametrize("answer", WRONG, ids=lambda a: f"{a.number}-{a.function}-{a.hint:.30}")
+def test_a_wrong_answer_gets_its_hint(answer, tmp_path):
+    path = mistaken(tmp_path, answer.number, answer.right, answer.wrong)
+    verdicts = {name: rest for name, *rest in graded_here(answer.number, path)}
+    status, line, hint = verdicts[answer.function]
+    assert status == "wrong" and line
+    assert answer.hint in f"{line}; {hint}"
+
+
+def test_every_exercise_has_three_wrong_answers_and_every_function_one():
+    per_exercise = Counter(answer.number for answer in WRONG)
+    assert all(per_exercise[number] >= 3 for number in judges.EXERCISES)
+    functions = {(number, name) for number, exercise in judges.EXERCISES.items()
+                 for name in exercise.functions}
+    assert functions == {(answer.number, answer.function) for answer in WRONG}
+
+
+# --- the command, as a student has it -------------------------------------------------------------
+
+
+def command(*arguments):
+    """-> exit status, what was printed"""
+    done = subprocess.run([sys.executable, str(FOLDER / "check.py"), *map(str, arguments)],
+                          capture_output=True, text=True, encoding="utf-8", timeout=60)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stdout
+
+
+def test_the_command_on_stub_solution_and_wrong_answer(tmp_path):
+    assert command(3) == (2, " 3  The posterior P(tau | y, h)\n    not yet  posterior\n"
+                             "    not yet  latent_gradient\n"
+                             "0 of 2 functions right, 0 wrong, 2 not yet\n")
+    status, text = command(3, 8, "--solutions")
+    assert status == 0 and text.endswith("3 of 3 functions right, 0 wrong, 0 not yet\n")
+    wrong = mistaken(tmp_path, 3, "return posterior(tau_logps, text_logps) - np.exp(tau_logps)",
+                     "return posterior(tau_logps, text_logps)")
+    wrong.rename(tmp_path / "03_posterior.py")
+    status, text = command(3, "--folder", tmp_path)
+    assert status == 1 and "right    posterior\n" in text
+    assert ("wrong    latent_gradient: fox, owl and a uniform head: came [[0.5714, 0.4286], "
+            "[0.0, 1.0]]" in text)
+    assert "likely: the posterior alone: P(tau_k) is to be subtracted" in text
+
+
+@pytest.mark.parametrize("text, said", [
+    ("def word_logps(logits, tau)\n    return logits\n", "cannot be read: SyntaxError"),
+    ("def word_logps(logits, tau):\n    while True: pass\n", "gave no answer within 2 s"),
+    ("while True: pass\n", "the import gave no answer within 2 s"),
+    ("import sys\nsys.exit(0)\n", "cannot be read: SystemExit"),
+    ("import os\ndef word_logps(logits, tau): os._exit(0)\n", "ended the process"),
+    ("def word_logps(logits, tau): return 1 / 0\n", "raised ZeroDivisionError"),
+    ("def word_logps(logits, tau): return None\n", "is a `return` missing?"),
+    ("def word_logps(logits, tau): return 'hot'\n", "real numbers expected"),
+    ("def word_logps(logits, tau): return logits[:1]\n", "came the shape (1,), expected (2,)"),
+    ("def words(logits, tau): return logits\n", "there is no word_logps in the file")],
+    ids=lambda text: text[:30] if "\n" not in text else "")
+def test_whatever_a_file_does_a_sentence_comes_back(text, said, tmp_path):
+    path = tmp_path / "01_temperature_zero.py"
+    path.write_text(text, encoding="utf-8")
+    start = time.monotonic()
+    (name, status, line, _), = exercises.graded_file(1, path, 0, 2)
+    assert (name, status) == ("word_logps", "wrong") and said in line
+    assert time.monotonic() - start < 15
+    assert len(exercises.printed(name, status, line, None).splitlines()) < 8
+
+
+def test_prints_of_a_student_do_not_reach_the_verdict(tmp_path):
+    solution = (FOLDER / "solutions/02_mixture.py").read_text(encoding="utf-8")
+    path = tmp_path / "02_mixture.py"
+    path.write_text("print('right    mixture_logps')\n" + solution, encoding="utf-8")
+    assert exercises.graded_file(2, path, 0, 20) == [("mixture_logps", "right", "", None)]
+
+
+# --- the bug hunt ---------------------------------------------------------------------------------
+
+
+def test_forty_students_meet_all_five_bugs_and_the_solution_finds_each():
+    path = FOLDER / "solutions" / "10_bug_hunt.py"
+    met = Counter()
+    for student in range(40):
+        assert graded_here(10, path, student)[0][1] == "right"
+        met[bug_hunt.bug_of(student)] += 1
+    assert met.keys() == set(bug_hunt.NAMES) and max(met.values()) < 20
+
+
+@pytest.mark.parametrize("name", bug_hunt.NAMES)
+def test_every_bug_of_the_hunt_changes_the_loss(name):
+    """By hand: logits ln 3, 0, reference flat, temperature 2, one response token of three."""
+    right, wrong = bug_hunt.CHANGES[name]
+    assert bug_hunt.PAGE.count(right) == 1
+
+    def loss_of(page):
+        module = {}
+        exec(page, module)
+        side = dict(logits=[[math.log(9), 0.0]] * 4, ref_logits=[[math.log(4), 0.0]] * 4,
+                    tokens=[0, 0, 0, 0], mask=[False, True, True, False], tau=[2.0] * 4,
+                    tau_logps=[math.log(1 / 2)] * 4)
+        other = dict(side, tokens=[0, 0, 1, 1], mask=[False, True, False, False])
+        return module["loss"](side, other, 0.5)
+    # a token: 3/4 under the policy, 2/3 under the reference, temperature 1/2: 9/16; margin ln 9/16
+    assert loss_of(bug_hunt.PAGE) == pytest.approx(math.log(1 + (16 / 9) ** 0.5))
+    assert abs(loss_of(bug_hunt.PAGE.replace(right, wrong)) - loss_of(bug_hunt.PAGE)) > 0.01
+
+
+@pytest.mark.parametrize("student", range(5))
+def test_a_wrong_name_is_told_wrong_and_the_right_one_is_not_revealed(student, tmp_path):
+    answer = bug_hunt.bug_of(student)
+    path = tmp_path / "10_bug_hunt.py"
+    for name in bug_hunt.NAMES:
+        path.write_text(f"def bug(losses):\n    return {name!r}\n", encoding="utf-8")
+        (_, status, line, hint), = graded_here(10, path, student)
+        assert status == ("right" if name == answer else "wrong")
+        assert name == answer or answer not in f"{line} {hint}"
