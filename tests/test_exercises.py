@@ -147,7 +147,7 @@ def test_every_bug_of_the_hunt_changes_the_loss(name):
         side = dict(logits=[[math.log(9), 0.0]] * 4, ref_logits=[[math.log(4), 0.0]] * 4,
                     tokens=[0, 0, 0, 0], mask=[False, True, True, False], tau=[2.0] * 4,
                     tau_logps=[math.log(1 / 2)] * 4)
-        other = dict(side, tokens=[0, 0, 1, 1], mask=[False, True, False, False])
+        other = dict(side, tokens=[0, 0, 1, 1], mask=[True, False, False, False])
         return module["loss"](side, other, 0.5)
     # a token: 3/4 under the policy, 2/3 under the reference, temperature 1/2: 9/16; margin ln 9/16
     assert loss_of(bug_hunt.PAGE) == pytest.approx(math.log(1 + (16 / 9) ** 0.5))

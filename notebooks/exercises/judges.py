@@ -840,14 +840,12 @@ def eta_of(epsilon, temperature, logits, ends=np.minimum, log_of=np.log, temper_
     return stable(logits, temperature if temper else 1.0)
 
 
-def entropy_nan(epsilon, temperature, logits):
-    """0 log 0 as NaN: nothing is as large as that, and nothing is kept."""
+def entropy_nan(epsilon, temperature, logits, kept=True):
+    """0 log 0 as NaN, which nothing is below, nor above: all is kept, or nothing."""
     logits = np.asarray(logits, float)
-    if logits.ndim > 1:
-        return np.array([entropy_nan(epsilon, temperature, row) for row in logits])
-    if np.isfinite(logits).all():
+    if logits.ndim > 1 or np.isfinite(logits).all():
         return eta_of(epsilon, temperature, logits)
-    return np.full(len(logits), math.nan)
+    return stable(logits, temperature) if kept else np.full(len(logits), math.nan)
 
 
 ETA = {
@@ -862,7 +860,9 @@ ETA = {
     "the square root of epsilon is missing": lambda *given: eta_of(*given, root=False),
     "epsilon alone: that is an epsilon cut, without the entropy":
         lambda *given: eta_of(*given, ends=lambda a, b: a),
-    "0 log 0 is NaN for a word that cannot come; it counts 0 in the entropy": entropy_nan}
+    "0 log 0 is NaN for a word that cannot come, and with it the entropy; it counts 0": entropy_nan,
+    "0 log 0 is NaN for a word that cannot come; it counts 0 in the entropy":
+        lambda *given: entropy_nan(*given, kept=False)}
 
 
 def eta(theirs, student):
