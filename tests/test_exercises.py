@@ -20,6 +20,7 @@ from notebooks.exercises import check as exercises  # noqa: E402
 from notebooks.exercises.solutions.wrong import WRONG  # noqa: E402
 
 FOLDER = ROOT / "notebooks" / "exercises"
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of wrong answers' numpy
 every_exercise = pytest.mark.parametrize("number", judges.EXERCISES)
 
 

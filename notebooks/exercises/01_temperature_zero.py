@@ -7,7 +7,7 @@ lowest index takes all. Large logits must not overflow: softmax(l) = softmax(l -
 
     python notebooks/exercises/check.py 1
 """
-import numpy as np  # noqa: F401
+import numpy as np
 
 
 def word_logps(logits, tau):

@@ -9,7 +9,7 @@ write has -inf.
 
     python notebooks/exercises/check.py 2
 """
-import numpy as np  # noqa: F401
+import numpy as np
 
 
 def mixture_logps(logits, tau_logps, temperatures):

@@ -8,7 +8,7 @@ temperature can write says nothing: its posterior is the prior, its gradient 0.
 
     python notebooks/exercises/check.py 3
 """
-import numpy as np  # noqa: F401
+import numpy as np
 
 
 def posterior(tau_logps, text_logps):

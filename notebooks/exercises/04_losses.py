@@ -13,7 +13,7 @@ go on.
 
     python notebooks/exercises/check.py 4
 """
-import numpy as np  # noqa: F401
+import numpy as np
 
 
 def separate_score(tau_logps, tau_idx):

@@ -9,7 +9,7 @@ response: arrays of one column, which counts once, whatever the length.
 
     python notebooks/exercises/check.py 5
 """
-import numpy as np  # noqa: F401
+import numpy as np
 
 
 def response_mask(tokens, eos):

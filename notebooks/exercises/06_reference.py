@@ -4,13 +4,13 @@
     loss = -log sigmoid(beta margin),  d loss / d logits = -beta sigmoid(-beta margin) (1_c - 1_r)
 
 One prompt, one decision: the head is K logits, P = softmax(logits), and a pair is two temperatures,
-(chosen, rejected). 1_c is the vector with a 1 at the chosen one. The reference is `none`; `initial`,
-the head as it was before the first round; or `round`, the head as it was when the present round
-began. It does not move within a round.
+(chosen, rejected). 1_c is the vector with a 1 at the chosen one. The reference is `none`;
+`initial`, the head as it was before the first round; or `round`, the head as it was when the
+present round began. It does not move within a round.
 
     python notebooks/exercises/check.py 6
 """
-import numpy as np  # noqa: F401
+import numpy as np
 
 
 def margin(tau_logps, ref_tau_logps, chosen, rejected):

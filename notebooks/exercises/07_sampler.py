@@ -1,4 +1,4 @@
-"""Exercise 7: the sampler. About 30 minutes, after notebook 2.
+"""Exercise 7: the sampler. About 30 minutes, after notebook 4.
 
     token level      tau_t ~ P(tau | h_t), then y_t ~ softmax(l_t / tau_t), at every t
     sequence level   tau ~ P(tau | h) once, before the first word, then y_t ~ softmax(l_t / tau)
@@ -10,7 +10,7 @@ are enumerated: what it writes is compared with them by exact binomial tests.
 
     python notebooks/exercises/check.py 7
 """
-import numpy as np  # noqa: F401
+import numpy as np
 
 
 def draw(logps, rng):

@@ -8,7 +8,7 @@ an error of the reward and compares with nothing: raise ValueError.
 
     python notebooks/exercises/check.py 8
 """
-import numpy as np  # noqa: F401
+import numpy as np
 
 
 def pairs(rewards, how):

@@ -14,7 +14,7 @@ run `python train_toy.py --experiments NAME`.
 
     python notebooks/exercises/check.py 9
 """
-import tasks  # noqa: F401
+import tasks
 
 LENGTH = 0  # of the longest answer, in tokens, its end of text included
 SHARE = 6   # of the examples in a pretraining step

@@ -1,4 +1,4 @@
-"""Exercise 10: a bug hunt. About 20 minutes, after notebook 3.
+"""Exercise 10: a bug hunt. About 20 minutes, after notebook 4.
 
     score = sum_t [log P(y_t | tau_t) - log Pref(y_t | tau_t)] + sum_t log P(tau_t)
 

@@ -1,4 +1,4 @@
-"""Exercise 12: REINFORCE against LPO. About 40 minutes, after notebook 4.
+"""Exercise 12: REINFORCE against LPO. About 40 minutes, after notebook 5.
 
     J = sum_k P(tau_k) Q_k,   Q_k = sum_y P(y | tau_k) r(y)            the expected reward
     REINFORCE   mean over n of (r_n - b_n) (1_{tau_n} - P),   b_n the mean of the others' rewards
@@ -6,14 +6,14 @@
 
 One decision, a head of K logits x, P = softmax(x); 1_k is the vector with a 1 at k. The first is
 found by enumeration, exactly. The second estimates it from N draws. The third is the gradient of
-the separate loss when a round begins (margin 0): the expectation over two independent responses, of
-which the better is chosen and a tie adds 0. Afterwards compare: multiply the rewards by 10. Which of
-them changes? That is why a head that sees nothing does well under one loss on the mix and badly
-under the other (results/README.md, section 5).
+the separate loss when a round begins (margin 0): the expectation over two independent responses,
+of which the better is chosen and a tie adds 0. Afterwards compare: multiply the rewards by 10.
+Which of the three changes? That is why a head that sees nothing does well under one loss on the mix
+and badly under the other (results/README.md, section 5).
 
     python notebooks/exercises/check.py 12
 """
-import numpy as np  # noqa: F401
+import numpy as np
 
 
 def exact_gradient(tau_logits, text_probs, rewards):

@@ -27,6 +27,7 @@ import check as conformance  # noqa: E402
 import check_model  # noqa: E402
 from notebooks.exercises import bug_hunt, judges  # noqa: E402
 from notebooks.exercises.harness import MADE  # noqa: E402
+from notebooks.exercises.judging import verdict  # noqa: E402
 
 PAGES = ROOT / "out" / "bug_hunt"  # a page for each student number
 
@@ -58,7 +59,7 @@ class Here(check_model.Here):
 
 def graded(number, theirs, student):
     """-> [(function, "right", "not yet" or "wrong", line, hint)], one for each of its functions"""
-    return [(name, *judges.verdict(theirs, name, judge, student))
+    return [(name, *verdict(theirs, name, judge, student))
             for name, judge in judges.EXERCISES[number].functions.items()]
 
 
@@ -131,9 +132,9 @@ def main(argv=None):
             print(f"    not yet  there is no {path.name} in {folder}")
             statuses += ["not yet"] * len(exercise.functions)
             continue
-        for verdict in graded_file(number, path, args.student, args.timeout):
-            print(printed(*verdict), flush=True)
-            statuses.append(verdict[1])
+        for of_function in graded_file(number, path, args.student, args.timeout):
+            print(printed(*of_function), flush=True)
+            statuses.append(of_function[1])
     counts = {status: statuses.count(status) for status in ("right", "wrong", "not yet")}
     print(f"{counts['right']} of {len(statuses)} functions right, {counts['wrong']} wrong, "
           f"{counts['not yet']} not yet")

@@ -1,5 +1,4 @@
-"""A solution of exercise 1: temperature 0. About 10 minutes, after notebook 2.
-"""
+"""Exercise 1, temperature 0: a solution."""
 import numpy as np
 
 

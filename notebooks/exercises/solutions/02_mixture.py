@@ -1,5 +1,4 @@
-"""A solution of exercise 2: the mixture. About 15 minutes, after notebook 2.
-"""
+"""Exercise 2, the mixture: a solution."""
 import numpy as np
 
 

@@ -1,5 +1,4 @@
-"""A solution of exercise 3: the posterior. About 15 minutes, after notebook 3.
-"""
+"""Exercise 3, the posterior: a solution."""
 import numpy as np
 
 

@@ -1,5 +1,4 @@
-"""A solution of exercise 4: the three losses. About 30 minutes, after notebook 3.
-"""
+"""Exercise 4, the three losses: a solution."""
 import numpy as np
 
 

@@ -1,5 +1,4 @@
-"""A solution of exercise 5: the mask. About 15 minutes, after notebook 3.
-"""
+"""Exercise 5, the mask: a solution."""
 import numpy as np
 
 

@@ -1,5 +1,4 @@
-"""A solution of exercise 7: the sampler. About 30 minutes, after notebook 2.
-"""
+"""Exercise 7, the sampler: a solution."""
 import numpy as np
 
 

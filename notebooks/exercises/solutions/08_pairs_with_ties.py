@@ -1,5 +1,4 @@
-"""A solution of exercise 8: pairs with ties. About 15 minutes, after notebook 4.
-"""
+"""Exercise 8, pairs with ties: a solution."""
 import itertools
 
 import numpy as np

@@ -1,5 +1,4 @@
-"""A solution of exercise 9: a task of your own. About 40 minutes, after notebook 4 (its exercise 3 shows one).
-"""
+"""Exercise 9, a task of your own: a solution."""
 import tasks
 
 LENGTH = 10

@@ -1,5 +1,4 @@
-"""A solution of exercise 10: a bug hunt. About 20 minutes, after notebook 3.
-"""
+"""Exercise 10, a bug hunt: a solution."""
 import math
 
 

@@ -1,5 +1,4 @@
-"""A solution of exercise 11: a sampler setting. About 30 minutes, after notebook 5.
-"""
+"""Exercise 11, a sampler setting: a solution."""
 import math
 from dataclasses import dataclass
 

@@ -1,5 +1,4 @@
-"""A solution of exercise 12: REINFORCE against LPO. About 40 minutes, after notebook 4.
-"""
+"""Exercise 12, REINFORCE against LPO: a solution."""
 import numpy as np
 
 

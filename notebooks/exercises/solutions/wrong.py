@@ -40,7 +40,7 @@ MEAN = "return ((rewards - others)[:, None] * grad_logps).mean(0)"
 LPO = "return -beta / 2 * (chosen - rejected)"
 ROLES = 'ROLES = {"echo": "echo"}'
 REWARD = "    words = text.split()\n"
-NAMED = 'return "padding counted"'
+FIRST = "    if losses.score(side([True, False])) != -1:\n"
 
 WRONG = [WrongAnswer(*row) for row in (
     (1, "word_logps", IF_ZERO, "    tau = max(tau, 1e-5)\n" + IF_ZERO,
@@ -130,7 +130,8 @@ WRONG = [WrongAnswer(*row) for row in (
     (7, "draw", DRAW, "return int(np.argmax(logps))", "the most likely one, always"),
     (7, "draw", DRAW, "return int(rng.integers(len(logps)))", "all alike"),
     (7, "draw", DRAW, "p = np.clip(-logps, 0, 1e9)\n"
-     "    return int(rng.choice(len(p), p=p / p.sum()))", "log-probabilities used as probabilities"),
+     "    return int(rng.choice(len(p), p=p / p.sum()))",
+     "log-probabilities used as probabilities"),
     (7, "respond", WORD, "ids.append(draw(word_logps(logits, 1.0), rng))",
      "the temperature drawn is not applied"),
     (7, "respond", WORD, "ids.append(int(np.argmax(logits)))", "draw the word, too"),
@@ -174,13 +175,12 @@ WRONG = [WrongAnswer(*row) for row in (
      "def answer(prompt, rng):\n    import random as rng\n", "the same rng gave other examples"),
     (9, "task", "return right * len", "return -right * len", "no word wants to be cold"),
 
-    (10, "bug", "    if losses.score(side([True, False]))", '    return "padding"\n    if losses.score('
-     "side([True, False]))", "give one of the five"),
-    (10, "bug", "    if losses.score(side([True, False]))", "    return 3\n    if losses.score("
-     "side([True, False]))", "give one of the five"),
-    (10, "bug", "    if losses.score(side([True, False]))", '    return {"beta twice": '
-     '"mean for sum"}.get(hunted(losses), "beta twice")\n\n\ndef hunted(losses):\n'
-     "    if losses.score(side([True, False]))", "guessed?"),
+    (10, "bug", FIRST, '    return "padding"\n' + FIRST, "give one of the five"),
+    (10, "bug", FIRST, "    return 3\n" + FIRST, "give one of the five"),
+    (10, "bug", FIRST, "    return None\n" + FIRST, "give one of the five"),
+    (10, "bug", FIRST, '    other = {"beta twice": "mean for sum"}\n'
+     '    return other.get(hunted(losses), "beta twice")\n\n\ndef hunted(losses):\n' + FIRST,
+     "guessed?"),
 
     (11, "eta", CUT, "cut = (math.sqrt(self.epsilon) * (-entropy).exp()).clamp(min=self.epsilon)",
      "eta is the smaller"),
@@ -189,7 +189,8 @@ WRONG = [WrongAnswer(*row) for row in (
      "cut on the model's own distribution"),
     (11, "eta", TEMPER, "return word_logps(logits.masked_fill(p < cut, -math.inf), 1.0)",
      "the temperature is not applied"),
-    (11, "eta", TEMPER, "return word_logps(logits, self.temperature).masked_fill(p < cut, -math.inf)",
+    (11, "eta", TEMPER,
+     "return word_logps(logits, self.temperature).masked_fill(p < cut, -math.inf)",
      "renormalised"),
     (11, "eta", "math.sqrt(self.epsilon) *", "self.epsilon *", "the square root of epsilon"),
     (11, "eta", ENTROPY, "entropy = -(p * logps).sum(-1, keepdim=True)", "0 log 0 is NaN"),
