@@ -4,7 +4,10 @@ What students' files may do to the checker (crash, hang, not compile) gives a se
 for teachers and students name what is there.
     pytest tests/test_exercises.py
 """
+import ast
+import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +15,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+
+import decoder
+import lpo
+import model
+from toy import rows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "conformance"))
@@ -164,3 +173,135 @@ def test_a_wrong_name_is_told_wrong_and_the_right_one_is_not_revealed(student, t
         (_, status, line, hint), = graded_here(10, path, student)
         assert status == ("right" if name == answer else "wrong")
         assert name == answer or answer not in f"{line} {hint}"
+
+
+# --- the pages ------------------------------------------------------------------------------------
+
+
+def page(name):
+    return (ROOT / "notebooks" / name).read_text(encoding="utf-8")
+
+
+def test_the_table_of_exercises_is_that_of_the_checker():
+    rows = [line.strip("| ").split(" | ") for line in page("exercises/README.md").splitlines()
+            if re.match(r"\| \d", line)]
+    assert [(int(n), subject.replace("\\", ""), int(minutes), int(after))
+            for n, subject, minutes, after, _ in rows] == [
+        (n, f"[{e.title}]({e.file})", e.minutes, e.after) for n, e in judges.EXERCISES.items()]
+    for n, *_, line in rows:
+        assert line.startswith(f"`python notebooks/exercises/check.py {n}")
+
+
+@every_exercise
+def test_a_stub_says_its_minutes_and_shapes_and_how_to_check_it(number):
+    exercise = judges.EXERCISES[number]
+    text = (FOLDER / exercise.file).read_text(encoding="utf-8")
+    assert f"About {exercise.minutes} minutes, after notebook {exercise.after}" in text
+    assert f"python notebooks/exercises/check.py {number}" in text
+    tree = ast.parse(text)
+    assert 5 <= exercise.minutes <= 40 and len(ast.get_docstring(tree).splitlines()) <= 22
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            assert "->" in ast.get_docstring(node) or node.name in ("bug", "walk")
+            assert ast.unparse(node.body[-1]) == "raise NotImplementedError"
+
+
+def test_points_of_the_assignment():
+    functions = sum(len(exercise.functions) for exercise in judges.EXERCISES.values())
+    minutes = sum(exercise.minutes for exercise in judges.EXERCISES.values())
+    assert f"1 to 12, {functions} functions | 4 each" in page("TEACHING.md")
+    assert 4 * functions + 4 * 4 == 100  # the last are those of losses.py
+    assert f"take {minutes} minutes" in page("TEACHING.md")
+
+
+@pytest.mark.parametrize("name", ["TEACHING.md", "CHEATSHEET.md"])
+def test_sections_that_a_page_names_are_there(name):
+    """In notebooks and on the page of results."""
+    text = re.sub(r"\s+", " ", page(name))
+    assert len(page(name).splitlines()) <= 120
+    for number, titles in re.findall(r'notebook (\d), ((?:"[^"]+"(?:, | to )?)+)', text):
+        path, = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        shown = {line.removeprefix("## ") for cell in cells
+                 for line in "".join(cell["source"]).splitlines() if line.startswith("## ")}
+        assert set(re.findall('"([^"]+)"', titles)) <= shown
+    last = max(map(int, re.findall(r"^## (\d+)\.", results_page(), re.MULTILINE)))
+    for some in re.findall(r"sections? (\d+)(?: and (\d+)| to (\d+))?", text):
+        assert all(int(n) <= last for n in some if n)
+
+
+def results_page():
+    return (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+
+
+def section(number):
+    return results_page().split(f"\n## {number}. ")[1].split("\n## ")[0]
+
+
+def cells(number, *begins):
+    """Cells of the first row of a section's tables whose first ones are these."""
+    return next(found for line in section(number).splitlines()
+                for found in [line.strip("| ").split(" | ")] if found[:len(begins)] == [*begins])
+
+
+def test_numbers_of_the_cheat_sheet_are_those_of_the_results():
+    by_round = {row["round"]: row["value"] for row in rows.load(ROOT / "results/data/rivals.json")
+                ["rows"] if row.get("metric") == "round reward" and row["method"] == "latent"
+                and row["experiment"] == "constrained"}
+    headline, settings = cells(2, "constrained, reward"), cells(4, "latent, typical and cuts")
+    means = [x.split(" [")[0] for x in settings]
+    beta = {found[1]: [x.split(" ")[0] for x in found[2:]] for line in section(18).splitlines()
+            for found in [line.strip("| ").split(" | ")] if found[0] == "beta"}
+    latent = sorted(int(found[4]) for found in beta.values())  # constrained
+    interval = headline[3].split(" ", 1)
+    sheet = re.sub(r"\s+", " ", page("CHEATSHEET.md"))
+    for words in (
+            "earn {:.3f} in round 1, {:.3f} in 2, {:.3f} in 3 and {:.3f} in 6".format(
+                *(by_round[n] for n in (1, 2, 3, 6))),
+            f"token level has {interval[0]} with the interval {interval[1]} over 3 base models",
+            f"oracle over temperatures has {headline[4].split(' ')[0]} (section 2)",
+            f"set of choices: {means[3]} with cuts and typical sampling (section 4)",
+            f"`latent` has {latent[0]} to {latent[-1]} % on constrained writing for every beta "
+            "from 0.05 to 5",
+            f"falls on the vote from {beta['0.1'][3]} % at 0.1 to {beta['2.0'][3]} % at 2"):
+        assert words in sheet, words
+    assert "116,000 parameters" in sheet and "116,000" in results_page().split("## 1.")[0]
+    assert list(beta)[0] == "0.05" and list(beta)[-1] == "5.0"
+
+
+def test_names_of_the_cheat_sheet_have_their_shapes():
+    """Each row's names, at both levels, of a small model and head with sizes that all differ."""
+    sizes = dict(B=2, T=5, K=3, V=11, C=8)
+    for level in decoder.LEVELS:
+        found, of_level = things(level, **sizes), sizes | dict(L=5 if level == "token" else 1)
+        named = set()
+        for line in page("CHEATSHEET.md").split("## Symbols")[1].split("## ")[0].splitlines():
+            cells = re.split(r" (?<!\\)\| ", line.strip("| "))
+            if "`" not in line:
+                continue
+            names, shape = re.findall("`([^`]+)`", cells[1]), cells[2].strip("()").split(",")
+            for name in names:
+                assert found[name] == tuple(of_level[letter] for letter in shape), name
+                named.add(name)
+        assert named == found.keys()
+
+
+def things(level, B, T, K, V, C):
+    """{name in the sheet: shape}"""
+    torch.manual_seed(0)
+    lm = model.GPT(model.GPTConfig(V, 16, 1, 2, C))
+    head = decoder.AdaptiveDecoder(C, [0.0, 0.5, 1.0][:K], level)
+    prompts = [[1, 2], [3]][:B]
+    rollout = decoder.generate(lm, prompts, T, decoder=head)
+    r = decoder.response_logps(lm, head, prompts, rollout, ref_decoder=head)
+    logits, hidden = decoder.aligned(lm, prompts, rollout.tokens)
+    of = {"decoder.aligned(...)[0]": logits, "decoder.aligned(...)[1]": hidden,
+          "lpo.temperature_logps(...)": lpo.temperature_logps(logits, rollout.tokens, head.choices),
+          "lpo.word_logps(...)": lpo.word_logps(logits, 0.5),
+          "lpo.marginal(...)": lpo.marginal(r.text_logps, r.tau_logps),
+          "lpo.score(...)": lpo.score(r, "latent"),
+          "lpo.lpo_loss(...)": lpo.lpo_loss(r, r, "joint", 0.5)}
+    of |= {f"Rollout.{name}": getattr(rollout, name) for name in ("tokens", "mask", "tau_idx")}
+    of |= {f"ResponseLogps.{name}": x for name, x in vars(r).items()}
+    return {name: tuple(x.shape) for name, x in of.items()} | {
+        "AdaptiveDecoder.choices": (len(head.choices),)}
