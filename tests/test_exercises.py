@@ -98,10 +98,8 @@ def test_the_command_on_stub_solution_and_wrong_answer(tmp_path):
                      "return posterior(tau_logps, text_logps)")
     wrong.rename(tmp_path / "03_posterior.py")
     status, text = command(3, "--folder", tmp_path)
-    assert status == 1 and "right    posterior\n" in text
-    assert ("wrong    latent_gradient: fox, owl and a uniform head: came [[0.5714, 0.4286], "
-            "[0.0, 1.0]]" in text)
-    assert "likely: the posterior alone: P(tau_k) is to be subtracted" in text
+    assert status == 1 and "likely: the posterior alone: P(tau_k) is to be subtracted" in text
+    assert f"```\n{text}```\n" in page("exercises/README.md")
 
 
 @pytest.mark.parametrize("text, said", [

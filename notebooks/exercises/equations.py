@@ -11,7 +11,8 @@ import oracle
 from make_golden import SIDES
 
 from notebooks.exercises.judging import (CASES, Question, Wrong, asked, by_cases, judged, log,
-                                         numbers, of_variant, rows_of, same, shown, softmax, stable)
+                                         numbers, of_variant, on_paper_first, rows_of, same, shown,
+                                         softmax, stable)
 
 LN3, LN4 = math.log(3), math.log(4)
 INF = math.inf
@@ -223,36 +224,53 @@ def latent_gradient(theirs, student):
 # --- 4. the losses --------------------------------------------------------------------------------
 
 
-def by_responses(theirs, function, cases, *names):
-    """A score of responses without padding, on golden cases; names: the arrays that it takes."""
-    by_cases(theirs, "score", cases, lambda case: {
-        side: [asked(theirs, function, *(row[name] for name in names))
-               for row in rows_of(case, side)] for side in SIDES})
+ON_PAPER = {  # the chosen response of notebook 3: fox owl, drawn at 0 and 1, P(tau) = 1/4, 3/4
+    "tau_logps": np.log([[1 / 4, 3 / 4]] * 2), "tau_idx": np.array([0, 1]),
+    "text_logps": FOX_OWL, "ref_text_logps": FOX_OWL,
+    "ref_tau_logps": np.log([[1 / 2, 1 / 2]] * 2)}
+MOVED = np.array([[0.0, math.log(4 / 5)], [-INF, math.log(1 / 5)]])  # logits ln 4, 0
+
+
+def score_of(theirs, function, cases, names, words, given, want):
+    """A score of responses without padding: one on paper, then golden cases."""
+    on_paper_first(
+        lambda: judged(theirs, function, [Question(
+            words, tuple((ON_PAPER | given)[name] for name in names), want)], {}),
+        lambda: by_cases(theirs, "score", cases, lambda case: {
+            side: [asked(theirs, function, *(row[name] for name in names))
+                   for row in rows_of(case, side)] for side in SIDES}))
 
 
 def separate_score(theirs, student):
-    by_responses(theirs, "separate_score", of_variant("separate", "token", reference=False),
-                 "tau_logps", "tau_idx")
+    score_of(theirs, "separate_score", of_variant("separate", "token", reference=False),
+             ("tau_logps", "tau_idx"), "fox owl of notebook 3, P(tau) = 1/4, 3/4, drawn 0 1",
+             {}, math.log(3 / 16))
 
 
 def joint_score(theirs, student):
-    by_responses(theirs, "joint_score", of_variant("joint", "token", reference=False),
-                 "tau_logps", "tau_idx", "text_logps", "ref_text_logps")
+    score_of(theirs, "joint_score", of_variant("joint", "token", reference=False),
+             ("tau_logps", "tau_idx", "text_logps", "ref_text_logps"),
+             "fox owl of notebook 3, the model moved to logits ln 4, 0", {"text_logps": MOVED},
+             math.log(4 / 5 * 3 / 16))
 
 
 def latent_score(theirs, student):
-    by_responses(theirs, "latent_score", of_variant("latent", "token"),
-                 "tau_logps", "text_logps", "ref_tau_logps", "ref_text_logps")
+    score_of(theirs, "latent_score", of_variant("latent", "token"),
+             ("tau_logps", "text_logps", "ref_tau_logps", "ref_text_logps"),
+             "fox owl of notebook 3, a uniform reference", {}, math.log(13 / 14 * 3 / 2))
 
 
 def preference_loss(theirs, student):
     cases = [case for case in CASES if case["expected"]["scores"]]
-    by_cases(theirs, "loss", cases[::3] + cases[-1:], lambda case: {"": asked(
-        theirs, "preference_loss", *case_scores(case), case["beta"])})
-
-
-def case_scores(case):
-    return [oracle.score(case, side) for side in SIDES]
+    on_paper_first(
+        lambda: judged(theirs, "preference_loss", [
+            Question("scores ln 3/16 and ln 1/16, beta 1",
+                     (np.log([3 / 16]), np.log([1 / 16]), 1.0), [math.log(4 / 3)]),
+            Question("scores ln 9, 0 and 0, ln 9, beta 1/2",
+                     (np.log([9, 1]), np.log([1, 9]), 0.5), np.log([4 / 3, 4]))], {}),
+        lambda: by_cases(theirs, "loss", cases[::3] + cases[-1:], lambda case: {"": asked(
+            theirs, "preference_loss", *(oracle.score(case, side) for side in SIDES),
+            case["beta"])}))
 
 
 # --- 5. the mask ----------------------------------------------------------------------------------
@@ -324,8 +342,17 @@ def masked_score(theirs, student):
         if under is not None and tau_logps.shape[1] == mask.shape[1]:
             tau_logps[~mask] = under
         return tau_logps, case[side]["tau_idx"], mask
-    by_cases(theirs, "score", cases, lambda case: {
-        side: asked(theirs, "masked_score", *arrays(case, side)) for side in SIDES})
+    halves = np.log([[[1 / 2, 1 / 2], [1 / 4, 3 / 4], [1 / 8, 7 / 8]]])
+    on_paper_first(
+        lambda: judged(theirs, "masked_score", [
+            Question("token level, P of the drawn ones 1/2 1/4 1/8, the last padding",
+                     (halves, np.array([[0, 0, 0]]), np.array([[True, True, False]])),
+                     [math.log(1 / 8)]),
+            Question("sequence level, P of the drawn one 1/2, two response tokens of three",
+                     (halves[:, :1], np.array([[0]]), np.array([[True, True, False]])),
+                     [math.log(1 / 2)])], {}),
+        lambda: by_cases(theirs, "score", cases, lambda case: {
+            side: asked(theirs, "masked_score", *arrays(case, side)) for side in SIDES}))
     judged(theirs, "masked_score", [
         Question(f"{case['name']}, {under} under the mask", arrays(case, "chosen", under),
                  oracle.score(case, "chosen"))
@@ -356,8 +383,10 @@ def margin(theirs, student):
     p, ref = np.log([0.5, 0.25, 0.125, 0.125]), np.log([0.25, 0.125, 0.125, 0.5])
     judged(theirs, "margin", [
         Question("P = 1/2 1/4 1/8 1/8, no reference, chosen 0, rejected 2", (p, None, 0, 2), LN4),
-        Question("the same, reference 1/4 1/8 1/8 1/2", (p, ref, 0, 2), math.log(2)),
-        Question("the same, chosen 3, rejected 1", (p, ref, 3, 1), math.log(1 / 8)),
+        Question("P = 1/2 1/4 1/8 1/8, reference 1/4 1/8 1/8 1/2, chosen 0, rejected 2",
+                 (p, ref, 0, 2), math.log(2)),
+        Question("P = 1/2 1/4 1/8 1/8, reference 1/4 1/8 1/8 1/2, chosen 3, rejected 1",
+                 (p, ref, 3, 1), math.log(1 / 8)),
         Question("the reference is the policy", (p, p, 1, 3), 0.0)], MARGIN)
 
 

@@ -81,8 +81,18 @@ def same(x, y):
 
 
 def shown(x):
+    """Numbers as text, four digits of each."""
     x = np.asarray(x, float)
-    return f"{x:.6g}" if x.ndim == 0 else f"{np.round(x, 4).tolist()}"[:110]
+    return f"{x:.4g}" if x.ndim == 0 else f"[{', '.join(map(shown, x))}]"
+
+
+def difference(came, want):
+    """What came and what was expected; of large arrays the first row that differs."""
+    where = ""
+    if came.size > 8:
+        first = next(i for i in np.ndindex(came.shape[:-1]) if not same(came[i], want[i]))
+        came, want, where = came[first], want[first], f"row {[*first]}: "
+    return f"{where}came {shown(came)}, expected {shown(want)}"
 
 
 def judged(theirs, function, questions, mistakes):
@@ -105,7 +115,7 @@ def judged(theirs, function, questions, mistakes):
             line = f"{question.words}: came the shape {came.shape}, expected {want.shape}"
             missed.append((question, line, came))
         elif not same(came, want):
-            line = f"{question.words}: came {shown(came)}, expected {shown(want)}"
+            line = f"{question.words}: {difference(came, want)}"
             missed.append((question, line, came))
         else:
             right.append((question, "", came))
@@ -192,6 +202,19 @@ def by_cases(theirs, function, cases, call):
         likely = check.likely_causes(records)
         raise Wrong(f"{right} of {len(cases)} golden cases right; {first}",
                     likely[0][0] if likely else None)
+
+
+def on_paper_first(by_hand, then):
+    """Two judges; where both find fault, the line is the first one's and the hint the second's."""
+    try:
+        by_hand()
+    except Wrong as wrong:
+        try:
+            then()
+        except Wrong as other:
+            raise Wrong(str(wrong), wrong.hint or other.hint) from None
+        raise
+    then()
 
 
 def rows_of(case, side):

@@ -234,15 +234,21 @@ def bug(theirs, student):
 # --- 11. a sampler setting ------------------------------------------------------------------------
 
 
-def eta_of(epsilon, temperature, logits, ends=np.minimum, log_of=np.log, temper_first=False,
-           normalise=True, temper=True, root=True):
-    """eta sampling by loops over rows; the options are mistakes."""
-    if np.ndim(logits) > 1:
-        return np.array([eta_of(epsilon, temperature, row, ends, log_of, temper_first, normalise,
-                                temper, root) for row in logits])
+def eta_of(epsilon, temperature, logits, **mistake):
+    """eta sampling, row by row.  -> like logits"""
+    logits = np.asarray(logits, float)
+    rows = [eta_of_row(epsilon, temperature, row, **mistake)
+            for row in logits.reshape(-1, logits.shape[-1])]
+    return np.array(rows).reshape(logits.shape)
+
+
+def eta_of_row(epsilon, temperature, logits, ends=np.minimum, log_of=np.log, temper_first=False,
+               normalise=True, temper=True, root=True, entropy=None):
+    """Of (V,) logits; the options are mistakes."""
     own = stable(logits, 1.0)
     p = np.exp(stable(logits, temperature) if temper_first else own)
-    entropy = -sum(x * log_of(x) for x in p if x > 0)
+    if entropy is None:
+        entropy = -sum(x * log_of(x) for x in p if x > 0)
     cut = ends(epsilon, (math.sqrt(epsilon) if root else epsilon) * math.exp(-entropy))
     kept = p >= cut
     if not kept.any():
@@ -251,6 +257,12 @@ def eta_of(epsilon, temperature, logits, ends=np.minimum, log_of=np.log, temper_
     if not normalise:
         return np.where(kept, stable(own, temperature if temper else 1.0), -INF)
     return stable(logits, temperature if temper else 1.0)
+
+
+def shared_entropy(epsilon, temperature, logits):
+    rows = np.exp([stable(row, 1.0) for row in np.reshape(logits, (-1, np.shape(logits)[-1]))])
+    total = -sum(x * math.log(x) for x in rows.ravel() if x > 0)
+    return eta_of(epsilon, temperature, logits, entropy=total)
 
 
 def entropy_nan(epsilon, temperature, logits, kept=True):
@@ -273,6 +285,7 @@ ETA = {
     "the square root of epsilon is missing": lambda *given: eta_of(*given, root=False),
     "epsilon alone: that is an epsilon cut, without the entropy":
         lambda *given: eta_of(*given, ends=lambda a, b: a),
+    "one entropy for all rows: sum over the words alone, dim=-1": shared_entropy,
     "0 log 0 is NaN for a word that cannot come, and with it the entropy; it counts 0": entropy_nan,
     "0 log 0 is NaN for a word that cannot come; it counts 0 in the entropy":
         lambda *given: entropy_nan(*given, kept=False)}
@@ -280,14 +293,16 @@ ETA = {
 
 def eta(theirs, student):
     random = np.random.default_rng(11)
-    five = np.log([0.5, 0.3, 0.15, 0.04, 0.01])
+    five, of_five = np.log([0.5, 0.3, 0.15, 0.04, 0.01]), "p = .5 .3 .15 .04 .01"
     flat = np.concatenate([np.full(40, 0.5), [0.6]])
     questions = [
-        ("five words, epsilon 0.2", 0.2, 1.0, five), ("the same, temperature 2", 0.2, 2.0, five),
-        ("41 words nearly alike, epsilon 0.9", 0.9, 0.5, flat),
-        ("two rows of three, of ten words", 0.05, 3.0, 2 * random.normal(size=(2, 3, 10))),
-        ("temperature 0 behind the cut", 0.2, 0.0, five),
-        ("a word of logit -inf", 0.1, 1.5, np.append(five, -INF))]
+        (f"{of_five}, epsilon 0.2, temperature 1", 0.2, 1.0, five),
+        (f"{of_five}, epsilon 0.2, temperature 2", 0.2, 2.0, five),
+        (f"{of_five}, epsilon 0.2, temperature 0", 0.2, 0.0, five),
+        (f"{of_five}, and a word of logit -inf", 0.1, 1.5, np.append(five, -INF)),
+        ("41 words nearly alike, epsilon 0.9, temperature 1/2", 0.9, 0.5, flat),
+        ("logits (2,3,6), epsilon 0.05, temperature 3", 0.05, 3.0,
+         2 * random.normal(size=(2, 3, 6)))]
     asked(theirs, "setting", 0.2, 1.0, five.tolist())  # not yet, or a sentence on the object
     judged(theirs, "setting", [
         Question(words, (epsilon, temperature, logits.tolist()),

@@ -197,7 +197,7 @@ WRONG = [WrongAnswer(*row) for row in (
     (11, "eta", 'return f"eta={self.epsilon:g}@{self.temperature:g}"', 'return "eta"',
      "a name tells epsilon and temperature"),
     (11, "eta", "-torch.where(p > 0, p * logps, 0.0).sum(-1, keepdim=True)",
-     "-torch.where(p > 0, p * logps, 0.0).sum()[None]", "rows"),
+     "-torch.where(p > 0, p * logps, 0.0).sum()[None]", "one entropy for all rows"),
 
     (12, "exact_gradient", EXACT, "return P * Q", "without the mean reward subtracted"),
     (12, "exact_gradient", EXACT, "return Q - P @ Q", "P_k is missing in front"),
