@@ -86,10 +86,11 @@ def printed(function, status, line, hint):
 
 
 def page_of_hunt(student):
-    """Write the page in which a student hunts a bug.  -> its path"""
+    """Write the page in which a student hunts a bug, unless it is there.  -> its path"""
     PAGES.mkdir(parents=True, exist_ok=True)
     path = PAGES / f"losses_{student}.py"
-    path.write_text(bug_hunt.page(student), encoding="utf-8")
+    if not path.exists():  # they may have put prints into it
+        path.write_text(bug_hunt.page(student), encoding="utf-8")
     return path
 
 
