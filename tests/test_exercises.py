@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from toy import rows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "conformance"))
-from notebooks.exercises import bug_hunt, judges  # noqa: E402
+from notebooks.exercises import bug_hunt, judges, judging  # noqa: E402
 from notebooks.exercises import check as exercises  # noqa: E402
 from notebooks.exercises.solutions.wrong import WRONG  # noqa: E402
 
@@ -75,6 +76,25 @@ def test_every_exercise_has_three_wrong_answers_and_every_function_one():
     functions = {(number, name) for number, exercise in judges.EXERCISES.items()
                  for name in exercise.functions}
     assert functions == {(answer.number, answer.function) for answer in WRONG}
+
+
+def test_a_value_on_paper_comes_before_the_golden_cases(tmp_path):
+    path = mistaken(tmp_path, 4, "tau_idx].sum()", "tau_idx].mean()")
+    assert graded_here(4, path)[0] == (
+        "separate_score", "wrong", "fox owl of notebook 3, P(tau) = 1/4, 3/4, drawn 0 1: came "
+        "-0.837, expected -1.674", "mean over response tokens instead of the sum")
+
+
+@pytest.mark.parametrize("answers, hint", [((1, 4, 9), "squared"), ((1, 4, 6), "squared"),
+                                           ((1, 4, 7), None), ((1, 7, 8), None)])
+def test_a_mistake_is_named_if_it_explains_more_than_half(answers, hint):
+    """Right is 2 x; at 1 and 2 and 3 squares are 1, 4 and 9, of which 4 is right."""
+    theirs = SimpleNamespace(ended=None, ask=lambda name, x: ("gave", answers[x - 1]))
+    with pytest.raises(judging.Wrong) as wrong:
+        judging.judged(theirs, "double", [judging.Question(f"{x}", (x,), 2 * x)
+                                          for x in (1, 2, 3)],
+                       {"squared": lambda x: x * x, "tripled": lambda x: 3 * x})
+    assert wrong.value.hint == hint
 
 
 # --- the command, as a student has it -------------------------------------------------------------
@@ -131,6 +151,11 @@ def test_prints_of_a_student_do_not_reach_the_verdict(tmp_path):
     assert exercises.graded_file(2, path, 0, 20) == [("mixture_logps", "right", "", None)]
 
 
+def test_what_is_made_of_their_functions_runs_in_the_other_process():
+    path = FOLDER / "solutions" / "10_bug_hunt.py"
+    assert exercises.graded_file(10, path, 7, 20) == [("bug", "right", "", None)]
+
+
 # --- the bug hunt ---------------------------------------------------------------------------------
 
 
@@ -141,6 +166,14 @@ def test_forty_students_meet_all_five_bugs_and_the_solution_finds_each():
         assert graded_here(10, path, student)[0][1] == "right"
         met[bug_hunt.bug_of(student)] += 1
     assert met.keys() == set(bug_hunt.NAMES) and max(met.values()) < 20
+
+
+def test_the_page_of_a_hunt_is_written_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(exercises, "PAGES", tmp_path / "hunt")
+    path = exercises.page_of_hunt(7)
+    assert path.read_text(encoding="utf-8") == bug_hunt.page(7)
+    path.write_text("a student's prints", encoding="utf-8")
+    assert exercises.page_of_hunt(7).read_text(encoding="utf-8") == "a student's prints"
 
 
 @pytest.mark.parametrize("name", bug_hunt.NAMES)
