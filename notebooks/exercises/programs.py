@@ -55,7 +55,7 @@ def draw_hint(odds, counts):
              "log-probabilities used as probabilities: take the exponential":
                  np.nan_to_num(np.clip(-log(odds), 0, 1e9)) / max(
                      np.clip(-log(odds), 0, 1e9).sum(), 1e-9)}
-    return next((hint for hint, other in known.items() if likely(other, counts, 1e-3)), None)
+    return next((hint for hint, other in known.items() if likely(other, counts, FALSE_ALARM)), None)
 
 
 def respond(theirs, student):
@@ -97,7 +97,7 @@ def respond_hint(theirs, level, select, prompts, line):
     for hint, odds_of in wrong_samplers(policy, select).items():
         odds = np.stack([odds_of(prompt) for prompt in prompts])
         trials = list(check_model.frequencies(policy, codes, odds))
-        if all(check_model.p_value(int(hits), n, share, LOG_FACTORIALS) > 1e-3 / len(trials)
+        if all(check_model.p_value(int(hits), n, share, LOG_FACTORIALS) > FALSE_ALARM / len(trials)
                for _, hits, n, share in trials):
             return hint
     return None
