@@ -103,7 +103,7 @@ def test_a_mistake_is_named_if_it_explains_more_than_half(answers, hint):
 def command(*arguments):
     """-> exit status, what was printed"""
     done = subprocess.run([sys.executable, str(FOLDER / "check.py"), *map(str, arguments)],
-                          capture_output=True, text=True, encoding="utf-8", timeout=60)
+                          capture_output=True, text=True, encoding="utf-8", timeout=300)
     assert "Traceback" not in done.stdout + done.stderr
     return done.returncode, done.stdout
 
@@ -124,8 +124,6 @@ def test_the_command_on_stub_solution_and_wrong_answer(tmp_path):
 
 @pytest.mark.parametrize("text, said", [
     ("def word_logps(logits, tau)\n    return logits\n", "cannot be read: SyntaxError"),
-    ("def word_logps(logits, tau):\n    while True: pass\n", "gave no answer within 2 s"),
-    ("while True: pass\n", "the import gave no answer within 2 s"),
     ("import sys\nsys.exit(0)\n", "cannot be read: SystemExit"),
     ("import os\ndef word_logps(logits, tau): os._exit(0)\n", "ended the process"),
     ("def word_logps(logits, tau): return 1 / 0\n", "raised ZeroDivisionError"),
@@ -137,23 +135,45 @@ def test_the_command_on_stub_solution_and_wrong_answer(tmp_path):
 def test_whatever_a_file_does_a_sentence_comes_back(text, said, tmp_path):
     path = tmp_path / "01_temperature_zero.py"
     path.write_text(text, encoding="utf-8")
-    start = time.monotonic()
-    (name, status, line, _), = exercises.graded_file(1, path, 0, 2)
+    (name, status, line, _), = exercises.graded_file(1, path, 0, 60)
     assert (name, status) == ("word_logps", "wrong") and said in line
-    assert time.monotonic() - start < 15
     assert len(exercises.printed(name, status, line, None).splitlines()) < 8
+
+
+def test_an_endless_loop_in_a_file_gives_a_sentence(tmp_path):
+    path = tmp_path / "03_posterior.py"
+    path.write_text("while True: pass\n", encoding="utf-8")
+    said = f"{path.name} cannot be read: the import gave no answer within 1 s (see --timeout)"
+    assert exercises.graded_file(3, path, 0, 1) == [
+        (name, "wrong", said, None) for name in ("posterior", "latent_gradient")]
+
+
+def test_an_endless_loop_in_a_function_gives_a_sentence_and_is_waited_for_once(tmp_path):
+    path = tmp_path / "03_posterior.py"
+    path.write_text("def posterior(p, y):\n    while True: pass\nlatent_gradient = posterior\n",
+                    encoding="utf-8")
+    theirs = exercises.Process(str(path), "float64", 60)
+    theirs.seconds = 1  # from now on; the import may take its time on a busy machine
+    said = "posterior gave no answer within 1 s (see --timeout)"
+    try:
+        start = time.monotonic()
+        assert exercises.graded(3, theirs, 0) == [
+            (name, "wrong", said, None) for name in ("posterior", "latent_gradient")]
+        assert time.monotonic() - start < 30
+    finally:
+        theirs.stop()
 
 
 def test_prints_of_a_student_do_not_reach_the_verdict(tmp_path):
     solution = (FOLDER / "solutions/02_mixture.py").read_text(encoding="utf-8")
     path = tmp_path / "02_mixture.py"
     path.write_text("print('right    mixture_logps')\n" + solution, encoding="utf-8")
-    assert exercises.graded_file(2, path, 0, 20) == [("mixture_logps", "right", "", None)]
+    assert exercises.graded_file(2, path, 0, 60) == [("mixture_logps", "right", "", None)]
 
 
 def test_what_is_made_of_their_functions_runs_in_the_other_process():
     path = FOLDER / "solutions" / "10_bug_hunt.py"
-    assert exercises.graded_file(10, path, 7, 20) == [("bug", "right", "", None)]
+    assert exercises.graded_file(10, path, 7, 60) == [("bug", "right", "", None)]
 
 
 # --- the bug hunt ---------------------------------------------------------------------------------
