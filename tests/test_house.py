@@ -17,7 +17,10 @@ PAGES = [path for path in ROOT.rglob("*.py")
          if not any(part.startswith(".") or part in ("out", "build")
                     for part in path.relative_to(ROOT).parts)]
 TOY, FAST, REAL, PLAYGROUND = "toy", "fast", "real", "playground"
-OURS = {*CORE, TOY, FAST, REAL, PLAYGROUND, "results", "tests", "conformance", "test_lpo"}
+EXERCISES = "notebooks/exercises"
+KIT = {path.stem for path in (ROOT / "conformance").glob("*.py")}  # imported by these names
+OURS = {*CORE, TOY, FAST, REAL, PLAYGROUND, *KIT, "results", "tests", "conformance", "notebooks",
+        "test_lpo"}
 RUN_TIME = {"torch", "numpy", "tiktoken", "matplotlib"}
 MAY_IMPORT = {  # a page or a folder: what of ours, and which packages
     "lpo.py": (set(), {"torch"}),
@@ -29,8 +32,20 @@ MAY_IMPORT = {  # a page or a folder: what of ours, and which packages
     "train_toy.py": ({"lpo", "model", "decoder", "tasks", TOY, FAST}, {"torch", "numpy"}),
     "real": ({*CORE, TOY, FAST, REAL}, {"torch", "numpy", "transformers"}),
     "playground": ({*CORE, TOY, PLAYGROUND}, {"torch", "numpy"}),
-    "results": ({*CORE, TOY, FAST, "results"}, {*RUN_TIME, "transformers"}),
+    "results": ({*CORE, TOY, FAST, REAL, "results"}, {*RUN_TIME, "transformers"}),
+    EXERCISES: ({"notebooks", *KIT}, {"numpy"}),  # its judges never see lpo.py
+    f"{EXERCISES}/harness.py": ({"notebooks", *KIT, "lpo", "tasks", TOY}, {"numpy", "torch"}),
+    **{f"{EXERCISES}/{folder}{page}": (ours, packages) for folder in ("", "solutions/")
+       for page, ours, packages in (("09_task_of_your_own.py", {"tasks"}, set()),
+                                    ("11_sampler_setting.py", {"lpo"}, {"torch"}))},
 }
+
+
+def place(path):
+    """The page, or the innermost folder around it, that MAY_IMPORT has; or None."""
+    names = [path.relative_to(ROOT).as_posix(),
+             *(folder.as_posix() for folder in path.relative_to(ROOT).parents)]
+    return next((name for name in names if name in MAY_IMPORT), None)
 
 
 def imports(path, top_only=False):
@@ -64,10 +79,10 @@ def test_six_files_at_the_top():
     assert top == sorted([*(f"{name}.py" for name in CORE), "test_lpo.py"])
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if p.relative_to(ROOT).parts[0] in MAY_IMPORT],
+@pytest.mark.parametrize("path", [path for path in PAGES if place(path)],
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_imports_only_what_its_place_may(path):
-    ours, packages = MAY_IMPORT[path.relative_to(ROOT).parts[0]]
+    ours, packages = MAY_IMPORT[place(path)]
     found = imports(path)
     assert found & OURS <= ours
     assert found - OURS <= packages
@@ -144,3 +159,8 @@ def test_the_readme_and_the_folders_name_what_is_there():
         listed = (ROOT / folder / "__init__.py").read_text(encoding="utf-8")
         for path in (ROOT / folder).glob(kind):
             assert path.name in listed or path.name == "__init__.py", path
+    listed = (ROOT / EXERCISES / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / EXERCISES).glob("*.py"):
+        assert path.name in listed, path
+        solution = path.parent / "solutions" / path.name
+        assert solution.exists() == path.name[:2].isdigit(), solution
