@@ -83,11 +83,11 @@ def labels(choices):
 
 
 def shades(choices):
-    """{choice: its place on SHADES}: a temperature's is its size, another choice's its number."""
+    """A function choice -> its place on SHADES, the size of a temperature and the number of
+    another choice."""
     numbers = not any(isinstance(choice, str) for choice in choices)
-    sizes = {choice: choice if numbers else n for n, choice in enumerate(choices)}
-    top = max(sizes.values()) or 1
-    return {choice: size / top for choice, size in sizes.items()}
+    top = (max(choices) if numbers else len(choices) - 1) or 1
+    return lambda choice: (choice if numbers else choices.index(choice)) / top
 
 
 def ink_on(shade):
@@ -285,7 +285,7 @@ def text(results):
     if not samples:
         return None
     taus = results["config"]["choices"]
-    shade = shades(taus)
+    shade_of = shades(taus)
     lines = []  # of (label, [(word, temperature or None)])
     for subtask, sample in samples.items():
         lines.append((subtask, [(sample["prompt"], None)]))
@@ -307,13 +307,13 @@ def text(results):
         x = 13
         for word, tau in words:
             box = None if tau is None else dict(boxstyle="round,pad=0.12", lw=0,
-                                                fc=SHADES(shade[tau]))
-            ink = "black" if tau is None else ink_on(shade[tau])
+                                                fc=SHADES(shade_of(tau)))
+            ink = "black" if tau is None else ink_on(shade_of(tau))
             axis.text(x, y, word, family="monospace", fontsize=8.5, va="center", bbox=box,
                       color=ink)
             x += (len(word) + 1) * 0.98
     bar = figure.add_axes((0.08, 0.42 / height, 0.4, 0.14 / height))
-    bar.imshow([[shade[tau] for tau in taus]], cmap=SHADES, vmin=0, vmax=1, aspect="auto")
+    bar.imshow([[shade_of(tau) for tau in taus]], cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     bar.set_xticks(range(len(taus)), labels(taus), fontsize=9,
                    rotation=90 if any(isinstance(tau, str) for tau in taus) else 0)
     bar.set_yticks([])

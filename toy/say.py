@@ -188,10 +188,10 @@ def coloured(text, shade, true_colour):
     return f"\x1b[48;{ground};38;5;{ink}m{text}\x1b[0m"
 
 
-def marked(word, choice, shades, colours, numbers, true_colour=False):
+def marked(word, choice, shade_of, colours, numbers, true_colour=False):
     """A word as it is written, and its width."""
     text = f"{word}({plots.labels([choice])[0]})" if numbers else word
-    return coloured(text, shades[choice], true_colour) if colours else text, len(text)
+    return coloured(text, shade_of(choice), true_colour) if colours else text, len(text)
 
 
 def clauses(words):
@@ -264,7 +264,7 @@ def main(argv):
     colours = has_colours(sys.stdout, os.environ)
     if colours and os.name == "nt":
         os.system("")  # which switches escape codes on
-    mark = functools.partial(marked, shades=plots.shades(choices), colours=colours,
+    mark = functools.partial(marked, shade_of=plots.shades(choices), colours=colours,
                    numbers=args.numbers or not colours,
                    true_colour=os.environ.get("COLORTERM") in ("truecolor", "24bit"))
     print(f"{prompt}\n  " + (f"a prompt of {task}, {SPLITS_SAID[split_of(prompt)]}" if task else
