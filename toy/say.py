@@ -241,6 +241,38 @@ def parsed(argv):
     return args
 
 
+def policies(cfg, job, decoder, temperature):
+    """{what it is called: (what `generate` takes, the labels of its choices)}"""
+    found = {f"{job.experiment} decoder, {job.level} level": (dict(decoder=decoder), cfg.choices)}
+    if temperature is not None:
+        fixed = choice_of(temperature)
+        name = plots.labels([label(fixed)])[0]
+        found[f"fixed: {name}"] = dict(temperature=fixed), [label(fixed)]
+    return found
+
+
+def longest(model, prompt, task):
+    """How many tokens a response may have; ValueError where the context has no room."""
+    n, context = len(prompt.split()), model.config.block_size
+    require(n < context, f"the prompt has {n} words and the model's context {context}; shorten it")
+    lengths = [TASKS[task].length] if task else [t.length for t in TASKS.values()]
+    return min(context - n, max(lengths))
+
+
+def show(name, its_choices, prompt, task, texts, rollout, mark):
+    """Print a policy's responses, each behind its reward."""
+    rewards = [TASKS[task].reward(prompt, text) for text in texts] if task else []
+    mean = f", mean reward {np.mean(rewards):.2f}" if len(rewards) > 1 else ""
+    print(f"\n{name}{mean}")
+    for number, text in enumerate(texts):
+        words = text.split()
+        drawn = [0] if rollout.tau_idx is None else rollout.tau_idx[number].tolist()
+        if len(drawn) == 1:  # one for all words
+            drawn = drawn * len(words)
+        lead = f"{rewards[number]:6.2f}  " if task else "     -  "
+        print(block(words, [its_choices[k] for k in drawn[:len(words)]], mark, lead))
+
+
 def main(argv):
     args = parsed(argv)
     prompt = known_words(" ".join(args.prompt))
@@ -248,41 +280,27 @@ def main(argv):
     cfg, task = config_of(results), task_of(prompt)
     job = chosen_job(cfg, task, args.experiment, args.level)
     model, decoder = load(args.out, results, job)
-    policies = {f"{job.experiment} decoder, {job.level} level": (dict(decoder=decoder),
-                                                                 cfg.choices)}
-    choices = list(cfg.choices)
-    if args.temperature is not None:
-        fixed = choice_of(args.temperature)
-        policies[f"fixed: {plots.labels([label(fixed)])[0]}"] = (dict(temperature=fixed),
-                                                                 [label(fixed)])
-        choices = plots.grouped([dict(tau=x, value=x) for x in [*choices, label(fixed)]], "tau")[0]
-    room = model.config.block_size - len(prompt.split())
-    require(room > 0, f"the prompt has {len(prompt.split())} words and the model's context "
-                      f"{model.config.block_size}; shorten it")
-    length = min(room, TASKS[task].length if task else max(t.length for t in TASKS.values()))
-
+    asked = policies(cfg, job, decoder, args.temperature)
+    choices = list(dict.fromkeys(x for _, labels in asked.values() for x in labels))
+    if not any(isinstance(choice, str) for choice in choices):
+        choices.sort()
     colours = has_colours(sys.stdout, os.environ)
     if colours and os.name == "nt":
         os.system("")  # which switches escape codes on
     mark = functools.partial(marked, shade_of=plots.shades(choices), colours=colours,
-                   numbers=args.numbers or not colours,
-                   true_colour=os.environ.get("COLORTERM") in ("truecolor", "24bit"))
-    print(f"{prompt}\n  " + (f"a prompt of {task}, {SPLITS_SAID[split_of(prompt)]}" if task else
-                             f"no reward: {no_reward(prompt)}"))
-    for name, (policy, its_choices) in policies.items():
-        texts, rollout = answers(model, prompt, args.n, args.seed, length, **policy)
-        rewards = [TASKS[task].reward(prompt, text) if task else None for text in texts]
-        mean = f", mean reward {np.mean(rewards):.2f}" if task and args.n > 1 else ""
-        print(f"\n{name}{mean}")
-        for number, text in enumerate(texts):
-            drawn = [0] if rollout.tau_idx is None else rollout.tau_idx[number].tolist()
-            words = text.split()
-            used = [its_choices[k] for k in (drawn * len(words) if len(drawn) == 1 else drawn)]
-            lead = f"{rewards[number]:6.2f}  " if task else "     -  "
-            print(block(words, used, mark, lead))
+                             numbers=args.numbers or not colours,
+                             true_colour=os.environ.get("COLORTERM") in ("truecolor", "24bit"))
+    about = f"a prompt of {task}, {SPLITS_SAID[split_of(prompt)]}" if task else (
+        f"no reward: {no_reward(prompt)}")
+    print(f"{prompt}\n  {about}")
+    for name, (policy, its_choices) in asked.items():
+        texts, rollout = answers(model, prompt, args.n, args.seed, longest(model, prompt, task),
+                                 **policy)
+        show(name, its_choices, prompt, task, texts, rollout, mark)
     if colours:
-        print("\ntemperature  " + " ".join(
-            mark(f" {plots.labels([x])[0]} ", x, numbers=False)[0] for x in choices))
+        key = [mark(f" {name} ", x, numbers=False)[0] for name, x in
+               zip(plots.labels(choices), choices)]
+        print("\ntemperature  " + " ".join(key))
 
 
 if __name__ == "__main__":
