@@ -2,6 +2,9 @@
 import io
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from tasks import EOS, EXPERIMENTS, TASKS, VOCAB_SIZE, WORDS, decode, encode, sp
 from toy import rows, say
 from toy.options import parse
 
+ROOT = Path(__file__).parent.parent
 STORY, GO_ON = "please tell how fox finds the moon :", "now continue the fox finds moon . :"
 CHOICES = (0.0, 0.5, 1.5)
 OPTIONS = ("--experiments mix,repeats --n-embd 32 --pretrain-steps 10 --rounds 1 --prompts 9 "
@@ -199,6 +203,14 @@ def test_without_a_run_it_says_which_command_makes_one(run, tmp_path):
         assert words in str(error.value) or error.value.code == 2
     with pytest.raises(ValueError, match="'vote'; .* --experiments mix,repeats,vote"):
         say.main(["hurry solve for 3 4 9 1 :", "--out", str(run)])
+
+
+def test_an_error_is_text_and_an_exit_status(tmp_path):
+    """From the command line, as the README has it; the words come before the run."""
+    wrong = subprocess.run([sys.executable, "-m", "toy.say", "how dragon finds the moon", "--out",
+                            tmp_path], cwd=ROOT, text=True, capture_output=True)
+    assert wrong.returncode == 1 and wrong.stdout == ""
+    assert wrong.stderr.startswith("error: the model knows no 'dragon'. Its words")
 
 
 def test_a_lost_stage_and_another_version_are_named(run, tmp_path):
