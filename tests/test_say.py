@@ -41,6 +41,7 @@ def environment(monkeypatch):
     for name in ("NO_COLOR", "COLORTERM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("WT_SESSION", "1")
 
 
 def weights(run, name):
@@ -280,7 +281,8 @@ def test_without_colours_there_are_numbers(run, monkeypatch, capsys, variable, v
     monkeypatch.setenv(variable, value)
     assert on_terminal(monkeypatch, STORY, "--out", run) == plainly
     assert "\x1b" not in plainly and len(responses(plainly)) == 3
-    assert not say.has_colours(io.StringIO(), {}) and say.has_colours(Terminal(), {"NO_COLOR": ""})
+    assert not say.has_colours(io.StringIO(), {}) and say.has_colours(
+        Terminal(), {"NO_COLOR": "", "WT_SESSION": "1"})
 
 
 def test_a_clause_is_a_line_and_a_long_one_is_broken():

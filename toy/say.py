@@ -171,7 +171,8 @@ def answers(model, prompt, n, seed, length, **policy):
 
 def has_colours(stream, environment):
     """May colours be written: to a terminal that knows them, and nobody objects."""
-    return (stream.isatty() and not environment.get("NO_COLOR")
+    knows = os.name != "nt" or "WT_SESSION" in environment  # Windows' older consoles do not
+    return (stream.isatty() and knows and not environment.get("NO_COLOR")
             and environment.get("TERM") != "dumb")
 
 
@@ -285,8 +286,6 @@ def main(argv):
     if not any(isinstance(choice, str) for choice in choices):
         choices.sort()
     colours = has_colours(sys.stdout, os.environ)
-    if colours and os.name == "nt":
-        os.system("")  # which switches escape codes on
     mark = functools.partial(marked, shade_of=plots.shades(choices), colours=colours,
                              numbers=args.numbers or not colours,
                              true_colour=os.environ.get("COLORTERM") in ("truecolor", "24bit"))
