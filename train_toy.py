@@ -265,6 +265,7 @@ def main(cfg):
     for path in plots.draw(results, Path(cfg.out)):
         print(path)
     print(rows.summary(results))
+    print(rows.how_to_ask(results))
 
 
 if __name__ == "__main__":

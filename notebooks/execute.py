@@ -29,6 +29,8 @@ PROGRESS = re.compile(r"(\[\d+/\d+\] .*\n)+")  # of a base model that had to be 
 NOISE = re.compile(r"Warning:|Traceback|\x1b\[|^\d+%\|", re.MULTILINE)
 METADATA = dict(kernelspec=dict(display_name="Python 3", language="python", name="python3"),
                 language_info=dict(name="python"))
+# of the set-up cell, the second: its code is folded away, in Jupyter and VS Code, and in Colab
+FOLDED = dict(cellView="form", jupyter=dict(source_hidden=True))
 
 
 def solutions(notebook):
@@ -65,8 +67,8 @@ def small(png):
 def tidy(notebook):
     """Prints of one cell joined; nothing kept of the machine that ran it, or of its progress."""
     notebook.metadata = nbformat.from_dict(METADATA)
-    for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({})
+    for number, cell in enumerate(notebook.cells, 1):
+        cell.metadata = nbformat.from_dict(FOLDED if number == 2 else {})
         if cell.cell_type != "code":
             continue
         joined = []

@@ -8,6 +8,7 @@
     sweep_plots.py   the figures of the sweeps
     rival_plots.py   the figures of the rivals
     rival_tables.py  their tables
+    diagram.py       the diagram of the method
     tables.py        every table of the pages, from saved results alone
     benchmark.py     speed against nanoGPT's way and transformers: BENCHMARKS.md
     data/            the results that the pages show

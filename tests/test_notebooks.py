@@ -84,8 +84,9 @@ def test_nothing_of_the_machine_that_ran_it_is_left(path):
     assert notebook["metadata"] == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"}}
-    for cell in notebook["cells"]:
-        assert cell["metadata"] == {}
+    folded = {"cellView": "form", "jupyter": {"source_hidden": True}}  # the set-up's code
+    for number, cell in enumerate(notebook["cells"], 1):
+        assert cell["metadata"] == (folded if number == 2 else {})
         shown = text(cell["source"]) + (printed(cell) if cell["cell_type"] == "code" else "")
         assert not MACHINE.search(shown), MACHINE.search(shown)
 
@@ -133,7 +134,7 @@ def test_its_figures_have_titles_and_labels(path):
 
 def test_all_start_with_the_same_setup_and_name_one_address():
     setups = {text(cells_of(path)[1]["source"]) for path in PATHS}
-    assert len(setups) == 1
+    assert len(setups) == 1 and setups.pop().startswith("#@title Set-up")  # what is seen of it
     assert all(text(cell["source"]).count("https://") == (i == 1)
                for path in PATHS for i, cell in enumerate(cells_of(path)))
 

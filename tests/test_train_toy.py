@@ -207,7 +207,7 @@ def test_a_stage_is_computed_once_for_its_name_and_key(tmp_path, monkeypatch, ca
         run = Stages(tmp_path, {"base0": 1.0, "base1": 2.0})
         result = run(name, list(key), lambda: computed.append(name) or dict(value=value))
         assert list(run.finished) == [name]
-        assert set(run.finished[name]) == {"seconds", "environment"}
+        assert set(run.finished[name]) == {"seconds", "environment", "file"}
         return result
     assert stage() == dict(value=7) and stage(value=8) == dict(value=7)
     assert "base0: kept from an earlier run" in capsys.readouterr().out and len(computed) == 1

@@ -8,5 +8,6 @@
     intervals.py   95 % intervals over base models, decoders and prompts
     rows.py        the table of results: its columns, its file, and the questions asked of it
     plots.py       the figures, from that table alone
+    say.py         asks a trained model: responses in the terminal, words coloured by temperature
     check_task.py  twenty examples of a task of your own, and what is wrong with them
 """

@@ -22,6 +22,7 @@ from toy.stages import write
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; cividis for temperatures.
 TOKEN, SEQUENCE, ORACLE, FIXED = "#0072B2", "#D55E00", "#009E73", "#555555"
+SHADES = matplotlib.colormaps["cividis"]
 LEVEL_COLOURS = {"token": TOKEN, "sequence": SEQUENCE}
 LEVEL_LINES = {"token": "-", "sequence": "--"}
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
@@ -79,6 +80,19 @@ def dots(axis, xs, groups, scale=1.0):
 def labels(choices):
     """Temperatures as short numbers, sampler settings by their names."""
     return [choice if isinstance(choice, str) else f"{choice:g}" for choice in choices]
+
+
+def shades(choices):
+    """A function choice -> its place on SHADES, the size of a temperature and the number of
+    another choice."""
+    numbers = not any(isinstance(choice, str) for choice in choices)
+    top = (max(choices) if numbers else len(choices) - 1) or 1
+    return lambda choice: (choice if numbers else choices.index(choice)) / top
+
+
+def ink_on(shade):
+    """What can be read on a shade."""
+    return "black" if shade >= 0.5 else "white"
 
 
 def temperature_ticks(axis, at, taus):
@@ -271,12 +285,7 @@ def text(results):
     if not samples:
         return None
     taus = results["config"]["choices"]
-    numbers = not any(isinstance(tau, str) for tau in taus)
-    # a temperature's colour is its size, another choice's its number
-    colours, top = matplotlib.colormaps["cividis"], (max(taus) if numbers else len(taus) - 1) or 1
-
-    def shade(tau):
-        return (tau if numbers else taus.index(tau)) / top
+    shade_of = shades(taus)
     lines = []  # of (label, [(word, temperature or None)])
     for subtask, sample in samples.items():
         lines.append((subtask, [(sample["prompt"], None)]))
@@ -298,14 +307,15 @@ def text(results):
         x = 13
         for word, tau in words:
             box = None if tau is None else dict(boxstyle="round,pad=0.12", lw=0,
-                                                fc=colours(shade(tau)))
-            ink = "black" if tau is None or shade(tau) >= 0.5 else "white"
+                                                fc=SHADES(shade_of(tau)))
+            ink = "black" if tau is None else ink_on(shade_of(tau))
             axis.text(x, y, word, family="monospace", fontsize=8.5, va="center", bbox=box,
                       color=ink)
             x += (len(word) + 1) * 0.98
     bar = figure.add_axes((0.08, 0.42 / height, 0.4, 0.14 / height))
-    bar.imshow([[shade(tau) for tau in taus]], cmap=colours, vmin=0, vmax=1, aspect="auto")
-    bar.set_xticks(range(len(taus)), labels(taus), fontsize=9, rotation=0 if numbers else 90)
+    bar.imshow([[shade_of(tau) for tau in taus]], cmap=SHADES, vmin=0, vmax=1, aspect="auto")
+    bar.set_xticks(range(len(taus)), labels(taus), fontsize=9,
+                   rotation=90 if any(isinstance(tau, str) for tau in taus) else 0)
     bar.set_yticks([])
     bar.set_title(f"temperature that a word was drawn at, {level} level", fontsize=9, pad=3)
     figure.text(0.54, 0.42 / height, "Of the responses to one test prompt, the one of median\n"

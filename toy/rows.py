@@ -8,6 +8,7 @@ stage, its seconds and the environment that computed it.
     pandas.DataFrame(results["rows"])           # if you like
 """
 import json
+import shlex
 import zlib
 from pathlib import Path
 
@@ -115,3 +116,10 @@ def summary(results):
             "right order. It falls towards 0.5\nas the rounds go on: what the decoder has learned "
             "no longer tells best from worst.\nWhat these numbers mean: results/README.md; their "
             "intervals: out/results.json.")
+
+
+def how_to_ask(results):
+    """The command that asks what was trained, with a held-out prompt of its own."""
+    folder = results["config"]["out"]
+    where = "" if folder == "out" else f" --out {shlex.quote(folder)}"
+    return f'ask it something: python -m toy.say "{results["samples"][0]["prompt"]}"{where}'

@@ -123,7 +123,7 @@ class Stages:
         self.folder = Path(folder)
         self.plan = plan
         self.environment = environment(device)
-        self.finished = {}  # stage -> dict(seconds, environment)
+        self.finished = {}  # stage -> dict(seconds, environment, file)
         self.start = self.shown = time.monotonic()
         self.spent = 0.0  # of the plan's cost, in this run
         write(self.folder / "stages" / "probe", "find out now whether this folder can be written")
@@ -148,7 +148,8 @@ class Stages:
             write(path, buffer.getvalue())
             self.spent += self.plan[name]
             self.say(f"{name}: {kept['seconds']:.1f} s")
-        self.finished[name] = dict(seconds=kept["seconds"], environment=kept["environment"])
+        self.finished[name] = dict(seconds=kept["seconds"], environment=kept["environment"],
+                                   file=path.name)
         return kept["result"]
 
     def tick(self, fraction, text=""):
