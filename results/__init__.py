@@ -5,6 +5,8 @@
     rivals.py        LPO beside every rival, and over sampler settings
     rules.py         the rules among them, and the grids over which they are tuned
     objectives.py    the other objectives and inputs of the head
+    real_model.py    a real language model: rules, the oracle, settings, and why training collapses
+    real_tables.py   its tables and figures
     sweep_plots.py   the figures of the sweeps
     rival_plots.py   the figures of the rivals
     rival_tables.py  their tables

@@ -157,7 +157,7 @@ def reward_rows(experiment, numbers):
     means = resampled(1, max(len(x) for x in numbers.values()), P, rng)
     rows = []
     for method, minus in itertools.product(numbers, (None, FIXED, RULE)):
-        if minus in (method, RULE if method in RULES else None):
+        if minus == method or minus == RULE and method in RULES:
             continue
         of, draws = numbers[method], means(numbers[method][None])
         value = of.mean()

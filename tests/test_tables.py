@@ -629,7 +629,7 @@ def test_write_fills_the_marked_places_alone(places, monkeypatch, capsys):
         str(figures / f"figure{i}.png") for i in (1, 2, 3)]
     assert {path for path, text in files(folder).items() if text != before[path]} == {page}
     with pytest.raises(KeyError):
-        tables.filled("<!-- unknown -->\n<!-- end -->\n", None, None, None)
+        tables.filled("<!-- unknown -->\n<!-- end -->\n", None, None, None, None)
 
 
 def test_keep_takes_over_a_folders_results_then_writes(places, monkeypatch):
