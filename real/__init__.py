@@ -1,6 +1,6 @@
 """A real language model: any causal one of Hugging Face's, decoded at temperatures that it chooses.
 
-    hf.py               a transformers model as the module that `generate` takes; its log-probabilities
+    hf.py               a transformers model as the module that `generate` takes
     models.py           a small model from a package, without a download of its own
     custom_generate.py  the decoder in transformers' own `generate`
     tasks.py            what it is asked, with exact rules as rewards; the lists are in prompts.json

@@ -45,7 +45,8 @@ RULES = {  # grids for a vocabulary of 49,152, whose noise is thinner than the t
     "dynatemp": grid(dynatemp, (0.0, 0.3), (0.8, 1.5, 3.0), (0.5, 1.0)),
     "entropy slope": grid(entropy_slope, (0.2, 0.5, 0.9), (-0.15, -0.05, 0.05, 0.15))}
 MANY = dict(steps=20)  # updates a round, as train_toy.py has them
-STUDY = {"20 updates a round": MANY, "20, without 1 and 1.2": MANY | dict(choices=Config.choices[:5]),
+STUDY = {"20 updates a round": MANY,
+         "20, without 1 and 1.2": MANY | dict(choices=Config.choices[:5]),
          "20, beta 1": MANY | dict(beta=1.0), "20, rate 3e-4": MANY | dict(lr=3e-4),
          "20, first round's reference": MANY | dict(reference="initial")}
 STUDIED = {"lines": "token", "mix": "sequence"}
@@ -102,9 +103,9 @@ def oracle(cfg, lm, run):
         items = [item for item in asked if item[0] == name]
         work = list(itertools.product(tables, items))
         share = mine(work)
-        outcome = respond(cfg, lm, [item for _, item in share], cfg.samples, generator_of(cfg, name),
-                          lambda block: ByRole([share[i][1] for i in block],
-                                               [share[i][0] for i in block], lm[1]))
+        outcome = respond(cfg, lm, [item for _, item in share], cfg.samples,
+                          generator_of(cfg, name), lambda block: ByRole(
+                              [share[i][1] for i in block], [share[i][0] for i in block], lm[1]))
         parts = gathered(outcome.rewards.mean(1).tolist())
         rewards = [parts[i % len(parts)][i // len(parts)] for i in range(len(work))]
         best[name] = tables[int(np.reshape(rewards, (len(tables), -1)).mean(1).argmax())]
