@@ -15,9 +15,9 @@ def reward(experiment, method, value, minus=None):
 
 ROWS = [
     *(reward(experiment, method, 0.1 * i + 0.01 * j)
-      for j, experiment in enumerate(("lines", "mix")) for i, method in enumerate((real_tables.FIXED, real_tables.RULE, real_tables.ORACLE,
-                                  "token level, temperatures", "sequence level, temperatures",
-                                  "20 updates a round", "top-p"))),
+      for j, experiment in enumerate(("lines", "mix")) for i, method in enumerate((
+          real_tables.FIXED, real_tables.RULE, real_tables.ORACLE, "token level, temperatures",
+          "sequence level, temperatures", "20 updates a round", "top-p"))),
     reward("lines", "token level, temperatures", 0.3, real_tables.FIXED),
     reward("lines", "token level, temperatures", -0.2, real_tables.RULE),
     reward("lines", "20 updates a round", -0.5, real_tables.FIXED),
@@ -28,7 +28,8 @@ ROWS = [
     *(one("setting", experiment=e, method="top-p", setting=s) for e, s in (
         ("lines", "top_p=0.5"), ("mix", "top_p=0.9"))),
     *(one("fixed", experiment=e, method=tau, value=x) for e, tau, x in (
-        ("lines", "0.0", 0.1234), ("lines", "1.0", -0.5), ("mix", "0.0", 0.9), ("mix", "1.0", 0.2))),
+        ("lines", "0.0", 0.1234), ("lines", "1.0", -0.5), ("mix", "0.0", 0.9),
+        ("mix", "1.0", 0.2))),
     *(one("oracle", experiment=e, role=role, value=x) for e, role, x in (
         ("lines", "lines, start", 0.0), ("lines", "lines, rest", 0.8), ("mix", "capital, all", 0.2),
         ("mix", "list, all", 0.4), ("mix", "story, all", 1.0))),
