@@ -179,7 +179,7 @@ def text(real):
     axis = figure.add_axes((0, 0.75 / height, 1, 1 - 0.75 / height))
     axis.set(xlim=(0, 100), ylim=(max(map(len, columns)) - 0.5, -0.6))
     axis.set_axis_off()
-    for left, lines in zip((1, 51), columns):
+    for left, lines in zip((1, 53), columns):
         for y, line in enumerate(lines):
             x = left
             for part, tau in line:
@@ -194,8 +194,8 @@ def text(real):
     bar.set_xticks(range(len(taus)), [f"{tau:g}" for tau in taus], fontsize=9)
     bar.set_yticks([])
     bar.set_title("temperature that a token was drawn at", fontsize=9, pad=3)
-    figure.text(0.5, 0.36 / height, "Responses of SmolLM2-135M to held-out prompts,\nthe first of "
-                "eight of each; token level.", fontsize=9, va="center")
+    figure.text(0.5, 0.36 / height, "SmolLM2-135M on held-out prompts, the first\nresponse to "
+                "each; token level.", fontsize=9, va="center")
     return figure
 
 

@@ -66,7 +66,7 @@ def lm():
 
 
 def config(**changes):
-    small = dict(prompts=3, responses=4, rounds=2, seeds=1, validation_prompts=4, test_prompts=4,
+    small = dict(prompts=3, responses=4, rounds=2, seeds=1, validation_prompts=3, test_prompts=4,
                  samples=2, at_once=5, device="cpu", choices=(0.0, 0.7, 1.3))
     return train.Config(**small | changes)
 
