@@ -179,15 +179,15 @@ def text(real):
     axis = figure.add_axes((0, 0.75 / height, 1, 1 - 0.75 / height))
     axis.set(xlim=(0, 100), ylim=(max(map(len, columns)) - 0.5, -0.6))
     axis.set_axis_off()
-    for left, lines in zip((1, 53), columns):
+    for left, lines in zip((1, 52), columns):
         for y, line in enumerate(lines):
             x = left
             for part, tau in line:
                 box = None if tau is None else dict(boxstyle="square,pad=0.1", lw=0,
                                                     fc=SHADES(tau / top))
-                axis.text(x, y, part, family="monospace", fontsize=8.5, va="center", bbox=box,
+                axis.text(x, y, part, family="monospace", fontsize=8, va="center", bbox=box,
                           color="black" if tau is None else ink_on(tau / top))
-                x += len(part) * 1.03
+                x += len(part) * 0.97
     bar = figure.add_axes((0.05, 0.36 / height, 0.4, 0.14 / height))
     taus = some[0]["choices"]
     bar.imshow([[tau / top for tau in taus]], cmap=SHADES, vmin=0, vmax=1, aspect="auto")

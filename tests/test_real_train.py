@@ -327,8 +327,8 @@ train.reward = lambda item, text, p: len(item[1][0])
 _, rewards = train.measure(cfg, lm, "test", "x", temperature=0.0)
 torch.save((loss, head.state_dict(), rewards), {str(tmp_path)!r} + f"/{{rank}}.pt")
 """, encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-                           "--master_port", str(20000 + os.getpid() % 20000), str(program)],
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
+                           "--nproc_per_node", "2", str(program)],
                           capture_output=True, text=True, timeout=200,
                           env=os.environ | dict(OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr[-2000:]
