@@ -170,6 +170,8 @@ def text(real):
                  [(f'line begins with "{sample["asked"][1]}".', None)], []]
         for _, piece, k in sample["tokens"]:
             before, *rest = piece.split("\n")
+            if sum(len(part) for part, _ in lines[-1]) + len(before) > 46:
+                lines.append([("   ", None)])  # a long line goes on below
             lines[-1].append((before, sample["choices"][k]))
             lines += [[(part, sample["choices"][k])] for part in rest]
         lines = [line for line in lines if any(part for part, _ in line)]
