@@ -322,7 +322,8 @@ rows = [i for p in range(4)[rank::2] for i in range(4 * p, 4 * p + 4)]
 half = train.Outcome(outcome.asked[rank::2], outcome.prompts[rank::2], outcome.rewards[rank::2],
                      outcome.rollout[rows])
 assert train.mine(range(4)) == range(4)[rank::2]
-loss, _ = train.update(head, t.sampled(lm, cfg, 1)[0], train.sides_of(lm[0], head, half), .3, .01, 3)
+sides = train.sides_of(lm[0], head, half)
+loss, _ = train.update(head, t.sampled(lm, cfg, 1)[0], sides, 0.3, 0.01, 3)
 train.reward = lambda item, text, p: len(item[1][0])
 _, rewards = train.measure(cfg, lm, "test", "x", temperature=0.0)
 torch.save((loss, head.state_dict(), rewards), {str(tmp_path)!r} + f"/{{rank}}.pt")
