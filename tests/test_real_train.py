@@ -531,8 +531,8 @@ def test_two_processes_train_the_decoder_that_one_does(lm, tmp_path):
         expected[name] = loss, head
     program = tmp_path / "half.py"
     program.write_text(HALF.format(root=str(ROOT), out=str(tmp_path)), encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-                           "--master_port", str(20000 + os.getpid() % 20000), str(program)],
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
+                           "--nproc_per_node", "2", str(program)],
                           capture_output=True, text=True, timeout=200,
                           env=os.environ | dict(OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr[-2000:]
