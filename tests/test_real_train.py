@@ -603,6 +603,15 @@ def test_other_options_are_other_stages():
         assert (train.stage_key(other) == key) == (f.name in ("out", "seed", "seeds")), f.name
 
 
+def test_a_finished_stage_depends_on_the_code_of_what_it_calls(monkeypatch):
+    """Samplers that choices name and pairing are of other folders; both make results."""
+    seen = []
+    monkeypatch.setattr(train, "code_of", lambda *parts: seen.extend(parts))
+    train.stage_key(config())
+    assert {"lpo.py", "decoder.py", "fast/generate.py", "toy/samplers.py", train.make_pairs,
+            "real/hf.py", "real/tasks.py", "real/prompts.json", "real/train.py"} == set(seen)
+
+
 def test_the_small_run_is_small():
     cfg = train.read(["--laptop"], "", train.Config, "--laptop", train.LAPTOP, train.checked)
     assert cfg.choices == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0) and cfg.out == "out/laptop"
