@@ -88,7 +88,10 @@ EXPERIMENTS = {"lines": ("lines",), "mix": ("capital", "opposite", "list", "stor
 
 
 def draw_prompts(experiment, split, n, rng):
-    """n of (task, what is asked), the tasks in turn, repeated only once all have come."""
+    """n of (task, what is asked), the tasks in turn.
+
+    One comes again only where 100 tries find no new one: as a rule once all have come.
+    """
     found, seen = [], set()
     for i in range(n):
         name = EXPERIMENTS[experiment][i % len(EXPERIMENTS[experiment])]

@@ -283,8 +283,9 @@ def start(cfg):
 def stage_key(cfg):
     """What a finished stage depends on."""
     options = {name: x for name, x in asdict(cfg).items() if name not in ("out", "seed", "seeds")}
-    return [options, code_of("lpo.py", "decoder.py", "fast/generate.py", "real/hf.py",
-                             "real/tasks.py", "real/prompts.json", "real/train.py")]
+    return [options, code_of("lpo.py", "decoder.py", "fast/generate.py", "toy/samplers.py",
+                             make_pairs, "real/hf.py", "real/tasks.py", "real/prompts.json",
+                             "real/train.py")]
 
 
 def main(cfg):

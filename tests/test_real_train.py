@@ -162,6 +162,7 @@ DO_NOT = ("lines", ("the sea", "Do not", "", ""))
     (("opposite", ("hot", "cold")), 'The opposite of "hot" is "cold."', 1.0),
     (("opposite", ("hot", "cold")), "hot", 0.0),
     (DO_NOT, "", 0.0),
+    (DO_NOT, "Please Do not go", 0.0),
     (DO_NOT, "\nDo not go", 1 / 6 * 3 / 36),  # an empty line is one of the six
     (("list", ("fruits",)), "1. Apple\n2. apple\n- Pear\n\n3.", 2 / 10),
     (("list", ("fruits",)), "\n".join("abcdefghijkl"), 1.0),
@@ -224,6 +225,7 @@ def test_rewards_belong_to_their_prompts_whatever_the_blocks(lm, monkeypatch, at
     for row, (item, text, probabilities) in enumerate(seen):
         ids = rollout.tokens[row][rollout.mask[row]]
         assert len(ids) <= tasks.TASKS[item[0]].length and text == tokenizer.decode(ids, True)
+        assert 0 not in ids[:-1]  # the end of text ends it
         prompt = tasks.token_ids(item, tokenizer)
         with torch.no_grad():
             logits = model.lm(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1:-1]
@@ -322,6 +324,7 @@ def test_an_update_is_what_decoder_and_lpo_say(lm, level):
     for (name, got), want in zip(head.named_parameters(), expected.parameters()):
         assert torch.allclose(got, want, atol=2e-5), name
     assert all(torch.equal(x, before[name]) for name, x in other.named_parameters())
+    assert all(x.grad is None for x in other.parameters())
     assert certainty == pytest.approx(largest(lm[0], head, outcome), rel=1e-5)
 
 
@@ -445,7 +448,8 @@ def test_every_policy_has_the_same_prompts(lm, monkeypatch):
         assert {of[1] for _, of in asked} <= begins
 
 
-def test_what_is_learned_is_measured_by_sampling_on_test_prompts(lm, monkeypatch):
+@pytest.mark.parametrize("level", decoding.LEVELS)
+def test_what_is_learned_is_measured_by_sampling_on_test_prompts(lm, monkeypatch, level):
     outcomes, calls = [], []
 
     def respond(cfg, lm, asked, samples, generator, **policy):
@@ -454,10 +458,12 @@ def test_what_is_learned_is_measured_by_sampling_on_test_prompts(lm, monkeypatch
         return outcomes[-1]
     real = train.respond
     monkeypatch.setattr(train, "respond", respond)
-    cfg = config(experiment="repeats", rounds=1, test_prompts=10)
+    cfg = config(experiment="repeats", rounds=1, test_prompts=10, level=level)
     found = train.learn(cfg, lm, 0, Silent())
     of_test = outcomes[-1]
     assert len(outcomes) == 2 and calls[-1].keys() == {"decoder"}
+    assert calls[-1]["decoder"].level == level
+    assert calls[-1]["decoder"].choices == cfg.choices
     assert found["rewards"] == pytest.approx(of_test.rewards.mean(1).tolist())
     for name, x in calls[-1]["decoder"].state_dict().items():
         assert name == "_extra_state" or torch.equal(found["weights"][name], x)
@@ -555,6 +561,7 @@ def test_two_processes_train_the_decoder_that_one_does(lm, tmp_path):
         assert found["rounds"] == first["rounds"]
         for part, x in first["trained"].items():
             assert part == "_extra_state" or torch.equal(found["trained"][part], x)
+    assert [of["pairs"] for of in first["rounds"]] == [5, 5]  # one of each prompt
     tokens = sum(first["rounds"][0]["counts"]["repeats, all"])
     assert 20 <= tokens <= 20 * 100  # of both processes' responses
 
@@ -594,6 +601,15 @@ def test_other_options_are_other_stages():
         value = getattr(cfg, f.name)
         other = replace(cfg, **{f.name: "x" if isinstance(value, (str, tuple)) else value + 1})
         assert (train.stage_key(other) == key) == (f.name in ("out", "seed", "seeds")), f.name
+
+
+def test_a_finished_stage_depends_on_the_code_of_what_it_calls(monkeypatch):
+    """Samplers that choices name and pairing are of other folders; both make results."""
+    seen = []
+    monkeypatch.setattr(train, "code_of", lambda *parts: seen.extend(parts))
+    train.stage_key(config())
+    assert {"lpo.py", "decoder.py", "fast/generate.py", "toy/samplers.py", train.make_pairs,
+            "real/hf.py", "real/tasks.py", "real/prompts.json", "real/train.py"} == set(seen)
 
 
 def test_the_small_run_is_small():
