@@ -159,6 +159,9 @@ DO_NOT = ("lines", ("the sea", "Do not", "", ""))
     (DO_NOT, " ".join(["Do not", *(a + b for a in "abcdef" for b in "uvwxyz")]), 1 / 6),  # 36 do
     (("capital", ("Peru", "Lima")), "It is LIMA.", 1.0),
     (("capital", ("Peru", "Lima")), "Limassol", 0.0),
+    (("capital", ("Peru", "Lima")), "It is 'Lima'.", 1.0),
+    (("capital", ("Colombia", "Bogota")), "The capital of Colombia is Bogot\u00e1.", 1.0),
+    (("story", ("x",)), "'The cat's the cat's'", 2 / 75),
     (("opposite", ("hot", "cold")), 'The opposite of "hot" is "cold."', 1.0),
     (("opposite", ("hot", "cold")), "hot", 0.0),
     (DO_NOT, "", 0.0),
