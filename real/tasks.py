@@ -7,6 +7,7 @@ temperature would win wherever variety is asked for.
 """
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -28,7 +29,9 @@ class Task:
 
 
 def words(text):
-    return re.findall(r"[a-z']+", text.lower())
+    """Lower-case words without accents; an apostrophe belongs to one only inside it."""
+    letters = unicodedata.normalize("NFD", text.lower())  # an accented one as itself and a mark
+    return re.findall(r"[a-z]+(?:'[a-z]+)*", re.sub("[\u0300-\u036f]", "", letters))
 
 
 def distinct(items, enough):

@@ -159,6 +159,9 @@ DO_NOT = ("lines", ("the sea", "Do not", "", ""))
     (DO_NOT, " ".join(["Do not", *(a + b for a in "abcdef" for b in "uvwxyz")]), 1 / 6),  # 36 do
     (("capital", ("Peru", "Lima")), "It is LIMA.", 1.0),
     (("capital", ("Peru", "Lima")), "Limassol", 0.0),
+    (("capital", ("Peru", "Lima")), "It is 'Lima'.", 1.0),
+    (("capital", ("Colombia", "Bogota")), "The capital of Colombia is Bogot\u00e1.", 1.0),
+    (("story", ("x",)), "'The cat's the cat's'", 2 / 75),
     (("opposite", ("hot", "cold")), 'The opposite of "hot" is "cold."', 1.0),
     (("opposite", ("hot", "cold")), "hot", 0.0),
     (DO_NOT, "", 0.0),
@@ -570,11 +573,11 @@ def test_two_processes_train_the_decoder_that_one_does(lm, tmp_path):
 
 def test_the_program_writes_resumes_and_its_decoder_loads(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(models, "smollm2", lambda dtype: (tiny_lm(), Bytes()))
-    cfg = train.checked(config(experiment="repeats", out=str(tmp_path), seeds=2))
+    cfg = train.checked(config(experiment="repeats", out=str(tmp_path), seed=1, seeds=2))
     train.main(cfg)
     first = json.loads((tmp_path / "repeats-token.json").read_text(encoding="utf-8"))
     assert list(first["fixed"]) == ["0.0", "0.7", "1.3"]
-    assert [of["seed"] for of in first["learned"]] == [0, 1]
+    assert [of["seed"] for of in first["learned"]] == [1, 2]
     assert all(len(of["rewards"]) == 4 for of in first["learned"])
     head = decoding.AdaptiveDecoder(16, (0.0, 0.7, 1.3))
     head.load_state_dict(torch.load(tmp_path / "repeats-token-1.pt"))
