@@ -780,7 +780,9 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
 
     def fixed(cfg, lm, run):
         calls.append(("fixed", cfg.experiment))
-        return dict(kind="fixed", rewards={str(tau): [tau, 0.0] for tau in train.Config.choices})
+        more = dict(lines=0, mix=10, repeats=20)[cfg.experiment]
+        return dict(kind="fixed", rewards={str(tau): [tau + more, 0.0]
+                                           for tau in train.Config.choices})
 
     def oracle(cfg, lm, run):
         calls.append(("oracle", cfg.experiment))
@@ -809,6 +811,8 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
         ("lines", ("token", "sequence")), ("mix", ("token", "sequence")), ("repeats", ("token",)))
         for level in levels for choices in ((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), settings)}
     rows = json.loads((tmp_path / "real.json").read_text(encoding="utf-8"))
+    assert {r["experiment"]: r["value"] for r in rows["rows"] if r["section"] == "fixed"
+            and r["method"] == "1.2"} == dict(lines=0.6, mix=5.6, repeats=10.6)
     n = len(calls)
     real_model.main(args)
     assert len(calls) == n and len(started) == 3
