@@ -686,7 +686,8 @@ def test_the_plan_has_every_rival_and_recipe():
     recipes = {do.keywords["method"]: cfg for cfg, do in work.values() if hasattr(do, "keywords")
                and "method" in do.keywords and cfg.experiment == "mix"}
     assert recipes["20, without 1 and 1.2"].choices == (0.0, 0.2, 0.4, 0.6, 0.8)
-    assert recipes["20, beta 1"].beta == 1 and recipes["20, beta 1"].steps == 20
+    assert recipes["20, beta 1"].beta == 1
+    assert {name for name in recipes if recipes[name].steps == 20} == set(real_model.STUDY)
     assert recipes["20, first round's reference"].reference == "initial"
     assert recipes["20, rate 3e-4"].lr == 3e-4 and recipes["20, rate 3e-4"].level == "sequence"
 
@@ -779,7 +780,9 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
 
     def fixed(cfg, lm, run):
         calls.append(("fixed", cfg.experiment))
-        return dict(kind="fixed", rewards={str(tau): [tau, 0.0] for tau in train.Config.choices})
+        more = dict(lines=0, mix=10, repeats=20)[cfg.experiment]
+        return dict(kind="fixed", rewards={str(tau): [tau + more, 0.0]
+                                           for tau in train.Config.choices})
 
     def oracle(cfg, lm, run):
         calls.append(("oracle", cfg.experiment))
@@ -808,6 +811,8 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
         ("lines", ("token", "sequence")), ("mix", ("token", "sequence")), ("repeats", ("token",)))
         for level in levels for choices in ((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), settings)}
     rows = json.loads((tmp_path / "real.json").read_text(encoding="utf-8"))
+    assert {r["experiment"]: r["value"] for r in rows["rows"] if r["section"] == "fixed"
+            and r["method"] == "1.2"} == dict(lines=0.6, mix=5.6, repeats=10.6)
     n = len(calls)
     real_model.main(args)
     assert len(calls) == n and len(started) == 3
@@ -816,7 +821,7 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
 
 def test_rows_by_hand():
     P = 6
-    learned = dict(kind="learned", method="token level, temperatures", level="token", memory=None,
+    learned = dict(kind="learned", method="token level, temperatures", level="token", memory=4.5,
                    choices=[0.0, 1.0], texts=[])
     rounds = [dict(round=0, reward=0.1, certainty=0.5)]
     found = [
@@ -853,6 +858,7 @@ def test_rows_by_hand():
     assert only("shares", role="lines, start", choice="1.0")["value"] == 4 / 8
     assert [r["value"] for r in rows if r["section"] == "temperature"] == [0.25, 0.75, 1.0, 1.0]
     assert only("fixed", method="0.4")["value"] == pytest.approx(0.04 + mean)
+    assert only("memory", seed=1)["value"] == 4.5
     assert only("seeds", seed=1)["value"] == pytest.approx(3 + mean)
     assert {r["metric"] for r in rows if r["section"] == "rounds"} == {"reward", "certainty"}
     assert re.fullmatch("[0-9.]+", str(only("oracle", role="lines, rest")["value"]))
