@@ -24,6 +24,7 @@ import decoder as decoding  # noqa: E402
 import lpo  # noqa: E402
 from real import hf, models, tasks, train  # noqa: E402
 from results import real_model  # noqa: E402
+from toy.rows import load  # noqa: E402
 from toy.samplers import choice_of  # noqa: E402
 from toy.stages import Silent  # noqa: E402
 
@@ -484,10 +485,10 @@ def test_what_is_learned_is_measured_by_sampling_on_test_prompts(lm, monkeypatch
 def by_its_table(cfg, lm, asked, samples, generator, plan):
     """Rewards are made of the table itself: cold starts, a rest near 0.8. Each has its prompt's
     length too, by which order shows."""
-    block = plan(range(len(asked)))
-    assert block.asked == asked
+    blocks = plan(range(2)), plan(range(2, len(asked)))
+    assert blocks[0].asked + blocks[1].asked == asked
     rewards = [-table["start"] - (table["rest"] - 0.8) ** 2 + len(of[0]) for table, (_, of) in
-               zip(block.tables, asked)]
+               zip(blocks[0].tables + blocks[1].tables, asked)]
     return SimpleNamespace(rewards=np.array(rewards)[:, None])
 
 
@@ -810,13 +811,24 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
     assert sets == {(e, level, choices) for e, levels in (
         ("lines", ("token", "sequence")), ("mix", ("token", "sequence")), ("repeats", ("token",)))
         for level in levels for choices in ((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), settings)}
-    rows = json.loads((tmp_path / "real.json").read_text(encoding="utf-8"))
-    assert {r["experiment"]: r["value"] for r in rows["rows"] if r["section"] == "fixed"
-            and r["method"] == "1.2"} == dict(lines=0.6, mix=5.6, repeats=10.6)
+    kept = load(tmp_path / "real.json")
+    assert {r["experiment"]: r["value"] for r in kept["rows"] if r["section"] == "fixed"
+            and r["method"] == "1.2"} == pytest.approx(dict(lines=0.6, mix=5.6, repeats=10.6))
     n = len(calls)
     real_model.main(args)
     assert len(calls) == n and len(started) == 3
-    assert json.loads((tmp_path / "real.json").read_text(encoding="utf-8")) == rows
+    assert load(tmp_path / "real.json") == kept
+    monkeypatch.setattr(real_model, "checked", lambda cfg: train.checked(replace(cfg, samples=3)))
+    real_model.main([*args, "--only", "mix-fixed"])  # another recipe: nothing is reused
+    assert calls[n:] == [("fixed", "mix")]
+
+
+def test_a_learned_stage_says_what_it_is(lm, monkeypatch):
+    monkeypatch.setattr(train, "learn", lambda cfg, lm, seed, run: dict(seed=seed, rewards=[1.0]))
+    cfg = config(level="sequence", seed=5)
+    assert real_model.learned(cfg, lm, Silent(), "ours") == dict(
+        kind="learned", method="ours", level="sequence", choices=[0.0, 0.7, 1.3], memory=None,
+        seed=5, rewards=[1.0])
 
 
 def test_rows_by_hand():
