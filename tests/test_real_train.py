@@ -355,6 +355,9 @@ def test_the_first_loss_is_the_logarithm_of_two(lm):
     assert not any(x.requires_grad for side, hidden in sides for x in (side.tau_logps, hidden))
     loss, _ = train.update(head, head, sides, 0.3, 0.01, 1)
     assert loss == pytest.approx(math.log(2), abs=1e-6)
+    head, _ = sampled(lm, config())
+    loss, _ = train.update(head, head, sides, 0.3, 0.01, 3)  # the reference stays where it was
+    assert loss < math.log(2) - 1e-3
 
 
 def test_a_prompt_of_equal_rewards_makes_no_pair(lm):
