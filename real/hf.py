@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from decoder import as_evaluated, device_of, response_places, right_padded
+from decoder import as_evaluated, response_places, right_padded
 from lpo import ResponseLogps, at_least_float32, require, temperature_logps
 
 # --- the model ------------------------------------------------------------------------------------
@@ -188,14 +188,13 @@ def frozen_pass(model, choices, prompts, rollout, rows=16):
     with as_evaluated(model):
         for some in torch.arange(B, device=idx.device).split(rows):
             mask = rollout.mask[some]
-            before = places[some] - 1  # where each response token is predicted
-            logits, states = model(idx[some, :before[mask].max() + 1])
+            before = places[some][mask] - 1  # where each response token is predicted
+            logits, states = model(idx[some, :before.max() + 1])
             row, column = mask.nonzero(as_tuple=True)  # of all response tokens
-            at = row, before[mask]
-            hidden[some[row], column] = states[at]
+            hidden[some[row], column] = states[row, before]
             for n in torch.arange(len(row), device=idx.device).split(tokens_at_once):
                 b, t = some[row[n]], column[n]
-                text_logps[b, t] = temperature_logps(logits[row[n], at[1][n]],
+                text_logps[b, t] = temperature_logps(logits[row[n], before[n]],
                                                      rollout.tokens[b, t], choices)
     return hidden, text_logps
 

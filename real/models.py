@@ -16,8 +16,7 @@ def smollm2(dtype="float32"):
     Nothing is fetched: the package brings the weights. They are unpacked, in half a minute.
     """
     found = importlib.util.find_spec(PACKAGE)  # its folder alone: importing it would want more
-    missing = [name for name, spec in ((PACKAGE, found), ("gguf", importlib.util.find_spec("gguf")))
-               if spec is None]
+    missing = [name for name in (PACKAGE, "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"{' and '.join(missing)} not installed; run: {ADVICE}")
     return from_gguf(next(Path(found.origin).parent.glob("*.gguf")), dtype)

@@ -77,6 +77,12 @@ def gathered(share):
     return every
 
 
+def in_order(share):
+    """What all processes have of the items that `mine` dealt out, in the items' order."""
+    parts = gathered(share)
+    return [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
+
+
 def generator_of(cfg, *seeds):
     """Random numbers for responses, other ones in each process."""
     return randomness(cfg.device, "real", cfg.experiment, *seeds, mine(range(256))[0])[0]
@@ -234,8 +240,7 @@ def measure(cfg, lm, split, *seeds, **policy):
     n = cfg.test_prompts if split == "test" else cfg.validation_prompts
     asked = draw_prompts(cfg.experiment, split, n, rng)
     outcome = respond(cfg, lm, mine(asked), cfg.samples, generator_of(cfg, split, *seeds), **policy)
-    parts = gathered(outcome.rewards.mean(1).tolist())
-    return outcome, [parts[i % len(parts)][i // len(parts)] for i in range(n)]
+    return outcome, in_order(outcome.rewards.mean(1).tolist())
 
 
 def measure_fixed(cfg, lm, run):

@@ -9,7 +9,6 @@ validation prompts; every number of a row is of test prompts, the same for all.
 """
 import argparse
 import itertools
-import os
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
@@ -21,7 +20,7 @@ import torch
 
 from real import train
 from real.tasks import EXPERIMENTS, TASKS, draw_prompts
-from real.train import Config, checked, counts_of, gathered, generator_of, measure, mine, respond
+from real.train import Config, checked, generator_of, in_order, measure, mine, respond
 from results.rules import cuts, dynatemp, edt, entropy_slope, grid, rule_name
 from toy.intervals import resampled
 from toy.rows import to_json
@@ -106,8 +105,7 @@ def oracle(cfg, lm, run):
         outcome = respond(cfg, lm, [item for _, item in share], cfg.samples,
                           generator_of(cfg, name), lambda block: ByRole(
                               [share[i][1] for i in block], [share[i][0] for i in block], lm[1]))
-        parts = gathered(outcome.rewards.mean(1).tolist())
-        rewards = [parts[i % len(parts)][i // len(parts)] for i in range(len(work))]
+        rewards = in_order(outcome.rewards.mean(1).tolist())
         best[name] = tables[int(np.reshape(rewards, (len(tables), -1)).mean(1).argmax())]
         run.tick(len(best) / (len(EXPERIMENTS[cfg.experiment]) + 1), name)
     _, rng = randomness("cpu", "real", cfg.experiment, "test")

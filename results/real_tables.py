@@ -8,8 +8,9 @@ from collections import defaultdict
 import numpy as np
 from matplotlib.figure import Figure
 
+from results import rival_tables
 from results.rival_tables import table
-from toy.plots import SHADES, ink_on, legend_below, panels
+from toy.plots import SHADES, ink_on, legend_below, panels, shades
 from toy.rows import known, values, where
 
 FIXED, RULE, ORACLE = "best fixed temperature", "best tuned rule", "oracle by role"
@@ -20,11 +21,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999", "#E69F00")
 
 
 def cell(real, experiment, method, minus=None):
-    found = where(real, section="rewards", experiment=experiment, method=method, minus=minus)
-    if not found:
-        return "-"
-    value, low, high = (f"{found[0][name]:.3f}" for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return rival_tables.cell(real, section="rewards", experiment=experiment, method=method,
+                             minus=minus, share=None)
 
 
 def experiments(real):
@@ -163,7 +161,8 @@ def text(real):
         if not any(isinstance(choice, str) for choice in sample["choices"]):
             texts.setdefault((sample["task"], sample["asked"][-1]), sample)
     some = [sample for sample in texts.values() if sample["task"] == "lines"][:4]
-    top = max(some[0]["choices"])
+    taus = some[0]["choices"]
+    shade_of = shades(taus)
     columns = [[], []]  # of lines [(text, temperature or None)]
     for sample in some:
         lines = [[(f'A poem about {sample["asked"][0]}. Every', None)],
@@ -186,13 +185,12 @@ def text(real):
             x = left
             for part, tau in line:
                 box = None if tau is None else dict(boxstyle="square,pad=0.1", lw=0,
-                                                    fc=SHADES(tau / top))
+                                                    fc=SHADES(shade_of(tau)))
                 axis.text(x, y, part, family="monospace", fontsize=8, va="center", bbox=box,
-                          color="black" if tau is None else ink_on(tau / top))
+                          color="black" if tau is None else ink_on(shade_of(tau)))
                 x += len(part) * 0.97
     bar = figure.add_axes((0.05, 0.36 / height, 0.4, 0.14 / height))
-    taus = some[0]["choices"]
-    bar.imshow([[tau / top for tau in taus]], cmap=SHADES, vmin=0, vmax=1, aspect="auto")
+    bar.imshow([[shade_of(tau) for tau in taus]], cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     bar.set_xticks(range(len(taus)), [f"{tau:g}" for tau in taus], fontsize=9)
     bar.set_yticks([])
     bar.set_title("temperature that a token was drawn at", fontsize=9, pad=3)
