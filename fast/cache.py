@@ -40,41 +40,49 @@ class Cache:
             qkv = [x.unflatten(0, (3, H, D)).transpose(0, 1).flatten(0, 2) for x in qkv]
             self.blocks.append((norm1, norm2, qkv, out, up, down))
         slots = length + -length % 8  # GPUs are slow at odd rows
-        # a key lies beside its value
-        self.kv = self.token_table.new_zeros(len(self.blocks), batch, H, slots, 2, D)
-        self.keep(slice(None))
+        # of each layer; a key lies beside its value
+        self.kv = [self.token_table.new_zeros(batch, H, slots, 2, D) for _ in self.blocks]
         # added to scores: a query at place i sees the slots up to i
-        self.bias = self.kv.new_full((slots, slots), -math.inf).triu(1)
+        self.bias = self.token_table.new_full((slots, slots), -math.inf).triu(1)
+        self.keep(slice(None))
 
     def prefill(self, layer, k, v):
         """Take a layer's keys and values of the prompts.  (B,H,T,D), (B,H,T,D)"""
         T = k.shape[2]
-        self.kv[layer, :, :, :T, 0] = k.detach()
-        self.kv[layer, :, :, :T, 1] = v.detach()
+        self.kv[layer][:, :, :T, 0] = k.detach()
+        self.kv[layer][:, :, :T, 1] = v.detach()
 
     def keep(self, rows):
         """These rows alone, which may repeat: the samples of a prompt start from one."""
-        self.kv = self.kv[:, rows]
-        _, B, H, slots, _, _ = self.kv.shape
-        heads = torch.arange(B * H, device=self.kv.device)
+        self.kv = [kv[rows] for kv in self.kv]
+        B, H, slots, _, _ = self.kv[0].shape
+        heads = torch.arange(B * H, device=self.bias.device)
         self.first_slot = (heads * slots).view(B, H)  # the number of a head's first
+        self.look(0)
+
+    def look(self, S):
+        """Views of the first S slots: each costs a microsecond of a small model's hundred."""
+        self.seen = S
+        self.views = []
+        for kv in self.kv:
+            seen = kv[:, :, :S].flatten(0, 1)  # (B*H,S,2,D)
+            # all slots (B*H*slots,2,D), keys (B*H,D,S), values (B*H,S,D)
+            self.views.append((kv.flatten(0, 2), seen[..., 0, :].mT, seen[..., 1, :]))
 
     def step(self, idx, pos):
         """One more token a row, at its place pos.  (B,), (B,) -> logits (B,V), hidden (B,C)"""
         self.used += 1
         B, H = self.first_slot.shape
-        D = self.kv.shape[-1]
+        D = self.kv[0].shape[-1]
         C = H * D
         S = self.used + -self.used % 8  # slots that a token can see, in eights
+        if S != self.seen:
+            self.look(S)
         own_slot = (self.first_slot + pos[:, None]).view(-1)  # (B*H,): where to write
         bias = self.bias[:, :S].index_select(0, pos)[:, None]  # (B,1,S)
-        # of all layers at once, since each view costs a microsecond of a small model's hundred
-        written = self.kv.flatten(1, 3)  # (layers, all slots, 2, D)
-        seen = self.kv[..., :S, :, :].flatten(1, 2)  # (layers, B*H, S, 2, D)
-        keys, values = seen[..., 0, :].mT, seen[..., 1, :]  # (B*H,D,S) and (B*H,S,D) a layer
 
         x = F.embedding(idx, self.token_table) + F.embedding(pos, self.place_table)  # (B,C)
-        for slots, k, v, block in zip(written, keys, values, self.blocks):
+        for (slots, k, v), block in zip(self.views, self.blocks):
             norm1, norm2, qkv, out, up, down = block
             heads = F.linear(torch.layer_norm(x, (C,), *norm1), *qkv).view(B * H, 3, D)
             slots.index_copy_(0, own_slot, heads[:, 1:])  # its key and value

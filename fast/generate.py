@@ -16,7 +16,7 @@ import torch
 
 from decoder import (as_evaluated, checked_request, draw, follows_text, response_places,
                      rollout_of)
-from lpo import word_logps
+from lpo import require, word_logps
 
 COLUMNS = dict(cpu=16, cuda=32)  # that a graph serves, and between two looks for finished rows
 
@@ -37,16 +37,24 @@ def sample(logits, tau, generator=None):
 @torch.inference_mode(False)  # what it returns may be trained on
 @torch.no_grad()
 def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
-             eos=None, generator=None):
-    """Sample one response a prompt, as decoder.generate does.  B token lists -> Rollout"""
+             eos=None, generator=None, compiled=False):
+    """Sample one response a prompt, as decoder.generate does.  B token lists -> Rollout
+
+    compiled: fuse the step by torch.compile (compiled.py). On a CUDA GPU, for a model.GPT and
+    temperatures given before; ten seconds the first time. Raises ValueError for anything else.
+    """
     request = checked_request(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
                               generator)
     idx, lengths, T, plan, eos = request
+    replans = follows_text(temperature)
+    kind = Writing
+    if compiled:
+        from fast.compiled import Compiled as kind
+        require(not replans, "compiled=True takes no temperature that follows the text")
     device = torch.cuda.device(idx.device) if idx.is_cuda else contextlib.nullcontext()
     # autocast would write keys and values of another type than the cache has
     with as_evaluated(model), device, torch.autocast(idx.device.type, enabled=False):
-        writing = Writing(model, idx, lengths, T, decoder, tau_select == "greedy", generator)
-        replans = follows_text(temperature)
+        writing = kind(model, prompts, idx, lengths, T, decoder, tau_select == "greedy", generator)
         if plan is not None and not replans:
             writing.plan_all(plan)
         writing.write(T, eos, plan if replans else None)
@@ -66,8 +74,9 @@ def recorder(device):
 class Writing:
     """Responses under way. A column is drawn in tensors that stay in place and without a value from
     the host, so that a GPU can record it once and replay it."""
+    any_width = False  # does a recording serve whatever the cache holds?
 
-    def __init__(self, model, idx, lengths, T, decoder, greedy, generator):
+    def __init__(self, model, prompts, idx, lengths, T, decoder, greedy, generator):
         self.model = model
         self.decoder = decoder
         self.greedy = greedy
@@ -75,9 +84,8 @@ class Writing:
         self.idx = idx  # (B, longest prompt + T)
         self.places = response_places(lengths, T)  # (B,T): of response tokens in idx
         self.tau_idx = torch.zeros_like(idx)
-        if decoder is None:
-            self.planned = torch.zeros_like(idx)  # which choice, at its place
-        else:
+        self.planned = torch.zeros_like(idx)  # which choice, at its place, without a decoder
+        if decoder is not None:
             self.set_choices(decoder.choices)
         self.decides = decoder is not None
         # of the R rows that go on: their numbers, their newest token and its place
@@ -86,7 +94,11 @@ class Writing:
         self.newest = torch.zeros_like(lengths)
         self.chosen = torch.zeros_like(lengths)  # which choice
         # the samples of a prompt are one row until they part; prompt_of (B,): which one
-        self.distinct, self.prompt_of = idx.unique(dim=0, return_inverse=True)
+        prompts = [tuple(prompt) for prompt in prompts]
+        row_of = {prompt: row for row, prompt in enumerate(prompts)}  # one of its rows
+        number = {prompt: n for n, prompt in enumerate(row_of)}
+        self.distinct = idx[list(row_of.values())]
+        self.prompt_of = torch.tensor([number[prompt] for prompt in prompts], device=idx.device)
         shape = self.distinct.shape
         self.cache = model.new_cache(*shape) if hasattr(model, "new_cache") else None
         self.graphs = []
@@ -98,19 +110,22 @@ class Writing:
             self.generator is None or self.generator.device.type == "cuda")
         stride = COLUMNS["cuda" if graphs else "cpu"]
         longest = self.idx.shape[1] - T
-        step = self.from_newest
+        step, until = self.from_newest, 2  # the first step warms up, unrecorded
         for column in range(T):
             if len(eos) and column and column % stride == 0:  # the only wait for the device
+                before = len(self.rows)
                 if not self.drop_finished(column, eos):
                     break
+                if len(self.rows) < before:
+                    step, until = self.from_newest, column + 1
             if plan is not None:
                 self.plan_column(column, plan)
             if column == 0 or self.cache is None:
                 self.from_start(longest + column, check=column == 0)
                 continue
-            if graphs and (column == 2 or column % stride == 0):  # the first step warms up
-                last = min(column - column % stride + stride, T) - 1
-                step = self.record(longest + last)
+            if graphs and column == until:
+                until = T if self.any_width else min(column - column % stride + stride, T)
+                step = self.record(longest + until - 1)
             step()
 
     def set_choices(self, choices):

@@ -28,6 +28,7 @@ MAY_IMPORT = {  # a page or a folder: what of ours, and which packages
     "decoder.py": ({"lpo"}, {"torch"}),
     "tasks.py": (set(), {"tiktoken"}),
     "fast": ({"lpo", "decoder", FAST}, {"torch"}),
+    "fast/compiled.py": ({"lpo", FAST}, {"torch", "triton"}),  # which torch's GPU builds bring
     "toy": ({"lpo", "model", "decoder", "tasks", TOY, FAST}, {"torch", "numpy", "matplotlib"}),
     "train_toy.py": ({"lpo", "model", "decoder", "tasks", TOY, FAST}, {"torch", "numpy"}),
     "real": ({*CORE, TOY, FAST, REAL}, {"torch", "numpy", "transformers"}),

@@ -26,7 +26,7 @@ from real import hf, models, tasks, train  # noqa: E402
 from results import real_model  # noqa: E402
 from toy.rows import load  # noqa: E402
 from toy.samplers import choice_of  # noqa: E402
-from toy.stages import Silent  # noqa: E402
+from toy.stages import Silent, randomness  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "validation", "test")
@@ -134,6 +134,15 @@ def test_prompts_repeat_only_once_all_have_come():
     asked = tasks.draw_prompts("mix", "validation", 4 * (n + 2), np.random.default_rng(0))
     stories = [of for name, of in asked if name == "story"]
     assert len(set(stories[:n])) == n and len(stories) == n + 2
+
+
+@pytest.mark.parametrize("experiment", tasks.EXPERIMENTS)
+def test_held_out_prompts_all_differ(experiment):
+    """Intervals take prompts as independent. Bug: lists shorter than the share that is drawn."""
+    cfg = train.Config()
+    for split, n in (("validation", cfg.validation_prompts), ("test", cfg.test_prompts)):
+        _, rng = randomness("cpu", "real", experiment, split)  # as real.train.measure draws them
+        assert len(set(tasks.draw_prompts(experiment, split, n, rng))) == n, split
 
 
 def test_what_the_model_is_given():

@@ -1,0 +1,156 @@
+"""generate.py's step as one function for torch.compile: `generate(..., compiled=True)` on a GPU.
+
+generate.py records what PyTorch launches: some 130 small kernels a token, half of whose time is the
+gaps between them. Here a token takes 60: the compiler fuses what lies between the products, and
+attention is one kernel, written in Triton, which reads the slots that a row has written and no
+others. So the width of the cache does not matter, and one recording serves all columns. Compiling
+takes some ten seconds once a process, and again for a single row. It is the arithmetic of
+Cache.step, of the decoder and of the draws once more; tests hold them together.
+
+R rows, H heads of D, C = H * D, K temperatures, V words.
+"""
+import functools
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+
+from fast.cache import Cache
+from fast.generate import Writing
+from lpo import at_least_float32, require
+
+BLOCK = 32  # slots that the kernel reads at once
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+def attend(heads, kv, pos):
+    """Write keys and values at pos, then attend up to there.
+
+    heads (R,H,3,D): of the newest tokens query, key, value. kv (R,H,slots,2,D). pos (R,). -> (R,C)
+    """
+    R, H, _, D = heads.shape
+    if heads.is_cuda:
+        y = torch.empty_like(heads[:, :, 0]).view(R, H * D)
+        kernel()[(R * H,)](heads, kv, pos, y, kv.shape[2], H, D, BLOCK, num_warps=2)
+        return y
+    kv[torch.arange(R), :, pos] = heads[:, :, 1:]
+    keys, values = kv.unbind(3)  # (R,H,slots,D)
+    scores = (heads[:, :, :1] @ keys.mT)[:, :, 0] * D ** -0.5  # (R,H,slots)
+    unseen = torch.arange(kv.shape[2]) > pos[:, None, None]
+    shares = scores.masked_fill(unseen, -torch.inf).softmax(-1)
+    return (shares[:, :, None] @ values).view(R, H * D)
+
+
+@functools.cache
+def kernel():
+    """The Triton kernel; Triton comes with PyTorch's builds for GPUs."""
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def attend_kernel(heads, kv, pos, y, slots, H: tl.constexpr, D: tl.constexpr, N: tl.constexpr):
+        """A row's head: softmax(q k) v over N slots at once, in float32. `top`, `total` and `acc`
+        are the largest score so far, the sum of exp(score - top), and that sum of the values."""
+        number = tl.program_id(0).to(tl.int64)
+        place = tl.load(pos + number // H)
+        d = tl.arange(0, D)
+        own = heads + number * 3 * D + d
+        q, k, v = tl.load(own), tl.load(own + D), tl.load(own + 2 * D)
+        first = kv + number * slots * 2 * D + d
+        tl.store(first + place * 2 * D, k)
+        tl.store(first + place * 2 * D + D, v)
+        q = q.to(tl.float32) * (D ** -0.5)
+        top = tl.sum(q * k.to(tl.float32))
+        total = tl.exp(top - top)  # 1
+        acc = v.to(tl.float32)
+        for start in range(0, place, N):
+            slot = start + tl.arange(0, N)
+            seen = slot < place
+            at = first[None, :] + slot[:, None] * 2 * D
+            k = tl.load(at, mask=seen[:, None], other=0.0).to(tl.float32)
+            v = tl.load(at + D, mask=seen[:, None], other=0.0).to(tl.float32)
+            scores = tl.where(seen, tl.sum(q[None, :] * k, 1), float("-inf"))
+            higher = tl.maximum(top, tl.max(scores))
+            powers = tl.exp(scores - higher)
+            shrink = tl.exp(top - higher)
+            total = total * shrink + tl.sum(powers)
+            acc = acc * shrink + tl.sum(powers[:, None] * v, 0)
+            top = higher
+        tl.store(y + number * D + d, acc / total)
+
+    return attend_kernel
+
+
+# --- the step -------------------------------------------------------------------------------------
+
+
+def next_column(writing, noise):
+    """A column from each row's newest token, in place.  noise (R,K+V): uniform, of both draws"""
+    cache, rows, pos, K = writing.cache, writing.rows, writing.pos, len(writing.taus)
+    x = (F.embedding(writing.newest, cache.token_table) +
+         F.embedding(pos, cache.place_table))  # (R,C)
+    R, C = x.shape
+    for kv, (norm1, norm2, qkv, out, up, down) in zip(cache.kv, cache.blocks):
+        heads = F.linear(torch.layer_norm(x, (C,), *norm1), *qkv)
+        y = attend(heads.view(R, kv.shape[1], 3, kv.shape[4]), kv, pos)
+        x = x + F.linear(y, *out)
+        y = F.linear(torch.layer_norm(x, (C,), *norm2), *up)
+        x = x + F.linear(F.gelu(y, approximate="tanh"), *down)
+    hidden = torch.layer_norm(x, (C,), *cache.norm)
+    logits = at_least_float32(F.linear(hidden, cache.token_table))  # (R,V)
+
+    pos.add_(1)
+    minus_gumbel = noise.clamp_min(torch.finfo(noise.dtype).tiny).log().neg().log()
+    if writing.decoder is None:
+        writing.chosen.copy_(writing.planned[rows, pos])
+    else:
+        if writing.decides:
+            tau_logps = writing.decoder(hidden)  # (R,K)
+            if not writing.greedy:
+                tau_logps = tau_logps - minus_gumbel[:, :K]
+            writing.chosen.copy_(tau_logps.argmax(-1))
+        writing.tau_idx[rows, pos] = writing.chosen
+    tau = writing.taus[writing.chosen]
+    writing.newest.copy_((logits - tau[:, None] * minus_gumbel[:, K:]).argmax(-1))
+    writing.idx[rows, pos] = writing.newest
+
+
+def any_size(writing, noise):
+    """One compilation shall serve any number of rows, length of text and size of the cache."""
+    of_rows = writing.newest, writing.pos, writing.rows, writing.chosen, noise
+    of_texts = writing.idx, writing.tau_idx, writing.planned
+    for tensors, sizes in ((of_rows, [0]), (of_texts, [0, 1]), (writing.cache.kv, [0, 2])):
+        for x in tensors:
+            torch._dynamo.maybe_mark_dynamic(x, sizes)
+
+
+@functools.cache
+def compiled():
+    return torch.compile(next_column, fullgraph=True)
+
+
+class Compiled(Writing):
+    """Responses under way whose columns, after the first, are one compiled function each."""
+    any_width = True
+
+    def __init__(self, model, prompts, idx, lengths, T, decoder, greedy, generator):
+        super().__init__(model, prompts, idx, lengths, T, decoder, greedy, generator)
+        require(idx.is_cuda and importlib.util.find_spec("triton"),
+                "compiled=True wants a CUDA GPU and triton")
+        require(isinstance(self.cache, Cache), "compiled=True takes a model.GPT")
+        D = self.cache.kv[0].shape[-1]
+        require(D & (D - 1) == 0, f"heads are {D} wide; compiled=True wants a power of two")
+
+    def set_choices(self, choices):
+        super().set_choices(choices)
+        require(self.taus is not None, f"choices are {choices}; compiled=True takes temperatures")
+
+    @torch.inference_mode()
+    def from_newest(self):
+        shape = len(self.rows), len(self.taus) + len(self.cache.token_table)
+        dtype = torch.promote_types(self.cache.token_table.dtype, torch.float32)
+        noise = torch.rand(shape, dtype=dtype, device=self.idx.device, generator=self.generator)
+        any_size(self, noise)
+        compiled()(self, noise)
