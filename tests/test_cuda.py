@@ -93,8 +93,8 @@ def test_the_attention_kernel_is_its_twin(D, dtype, error):
 def test_compiled_steps_are_the_steps(level):
     """Greedy text equals the CPU's, for many rows, of which some end and are dropped, and for one;
     choices and tokens drawn have the probabilities of a teacher-forced pass, by a z-test of each
-    column. False alarm: 1e-3. Bugs: keys of another row or slot, noise that a replay repeats or that
-    both draws share, a recording of rows that are gone."""
+    column. False alarm: 1e-3. Bugs: keys of another row or slot, noise that a replay repeats or
+    that both draws share, a recording of rows that are gone."""
     prompts = [[i, j, 3][:2 + i % 2] for i in range(10) for j in (1, 7)]
     model = rough_model(block_size=160, seed=14).float()
     greedy = generate(model, prompts, 150, temperature=0, eos=END)
