@@ -1,14 +1,16 @@
 """How fast, against what, and how time and memory grow. Prints the tables of BENCHMARKS.md.
 
-    python -m results.benchmark [generation training losses growth] [--quick] [--device cuda]
+    python -m results.benchmark [generation real training losses growth memory] [--quick]
 
 Competitors take turns in one process; a ratio is the median over turns, with its quartiles: ratios
 mean more elsewhere than times. On a GPU the model is GPT-2's shape at 10.7 million
-parameters in bfloat16, on a CPU a toy in float32.
+parameters in bfloat16, on a CPU a toy in float32; section `real` has SmolLM2-135M.
 """
 import argparse
 import importlib.util
+import itertools
 import math
+import random
 import statistics
 import time
 import weakref
@@ -23,17 +25,22 @@ import train_toy
 from decoder import AdaptiveDecoder, right_padded
 from fast.generate import COLUMNS, Writing, generate
 from fast.large_vocab import latent_marginal
-from lpo import temperature_logps
+from lpo import VARIANTS, ResponseLogps, lpo_loss, temperature_logps
 from model import GPT, GPTConfig
 from toy.evaluate import draw_prompts, respond
 from toy.options import QUICK, Config
 from toy.pretrain import new_model
+from toy.samplers import top_p
 from toy.stages import randomness
 from train_toy import make_pairs, sides_of, update
 
 SHAPES = dict(cpu=dict(shape=(4, 4, 128), batches=(1, 64, 512), new=48, turns=15),
               cuda=dict(shape=(6, 6, 384), batches=(1, 64, 1024), new=240, turns=7))
 VOCAB, PROMPT, BANDWIDTH = 128, 16, 2.9e12  # bytes a second that an H100 copies
+PEER = "compiled loop"
+REAL = dict(cpu=dict(batches=(1, 16), prompt=16, new=16, turns=7),
+            cuda=dict(batches=(1, 32, 256), prompt=32, new=128, turns=7))
+GPT2_VOCAB = 50_257
 
 
 def seconds(f):
@@ -61,8 +68,24 @@ def race(competitors, turns):
     return times
 
 
+def first_calls(competitors):
+    """{name: f} -> {name: the first call's duration}, and {name: why it failed} of those that do.
+
+    A compiler works in the first call, and a competitor that cannot run shall stop no other.
+    """
+    took, failed = {}, {}
+    for name, f in competitors.items():
+        try:
+            took[name] = seconds(f)
+        except Exception as error:  # out of memory, no compiler, another version's
+            failed[name] = " ".join(f"failed: {type(error).__name__}, {error}".split())[:70]
+    return took, failed
+
+
 def speed(times, name, over):
-    """How many times as fast as another, by turn: median and quartiles."""
+    """How many times as fast as another, by turn: median and quartiles; "" if the other is none."""
+    if over not in times:
+        return ""
     ratios = sorted(b / a for a, b in zip(times[name], times[over]))
     n = len(ratios)
     if n == 1:
@@ -73,7 +96,8 @@ def speed(times, name, over):
 def table(title, head, rows):
     print(f"\n### {title}\n\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for row in rows:
-        print(f"| {' | '.join(map(str, row))} |", flush=True)
+        cells = [*map(str, row), *[""] * (len(head) - len(row))]  # a failure has few to fill
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 # --- generation and training ---------------------------------------------------------------------
@@ -85,6 +109,76 @@ def recompute(model, idx, new, temperature=0.8):
     for _ in range(new):
         logits = model(idx)[0][:, -1].float() / temperature
         idx = torch.cat([idx, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+
+
+class CompiledLoop(nn.Module):
+    """A loop in gpt-fast's manner on model.GPT's weights: the fastest peer that we could write.
+
+    One compiled step draws one more token a row. All that it reads or writes lies in buffers, so
+    that nothing goes to the host and nothing comes from it. What it leaves out makes it fast:
+    prompts are of one length, the temperature is one number, there is no decoder and no end.
+    """
+
+    def __init__(self, model, B, slots=256, temperature=0.8):
+        super().__init__()
+        self.model, self.temperature = model, temperature
+        config, like = model.config, model.norm.weight
+        self.n_head = config.n_head
+        D = config.n_embd // config.n_head
+        for layer in range(config.n_layer):
+            for name in ("keys", "values"):
+                self.register_buffer(f"{name}{layer}", like.new_zeros(B, self.n_head, slots, D))
+        whole = dict(dtype=torch.long, device=like.device)
+        self.register_buffer("idx", torch.zeros(B, slots, **whole))
+        self.register_buffer("pos", torch.zeros(1, **whole))  # the first place not yet read
+        self.register_buffer("places", torch.arange(slots, **whole))
+
+    def forward(self, T):
+        """Read T tokens a row and draw the one behind them."""
+        model, B = self.model, len(self.idx)
+        at = self.pos + self.places[:T]  # (T,)
+        mask = self.places <= at[:, None]  # (T,slots)
+        x = model.token_embedding(self.idx[:, at]) + model.position_embedding(at)  # (B,T,C)
+        for layer, block in enumerate(model.blocks):
+            heads = block.qkv(block.norm1(x)).view(B, T, 3, self.n_head, -1)
+            q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B,T,3,H,D) -> 3 of (B,H,T,D)
+            keys, values = getattr(self, f"keys{layer}"), getattr(self, f"values{layer}")
+            keys[:, :, at] = k
+            values[:, :, at] = v
+            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+            x = x + block.out(y.transpose(1, 2).reshape(B, T, -1))
+            y = F.gelu(block.up(block.norm2(x)), approximate="tanh")
+            x = x + block.down(y)
+        logits = model.norm(x[:, -1]) @ model.token_embedding.weight.T  # (B,V)
+        probabilities = (logits.float() / self.temperature).softmax(-1)
+        # the least of V exponential waits of rates p is the v-th with probability p_v
+        noise = torch.empty_like(probabilities).exponential_()
+        self.pos.add_(T)
+        self.idx[:, self.pos] = (probabilities / noise).argmax(-1, keepdim=True)
+
+
+def compiled_loop(model, prompts, new, temperature=0.8):
+    """CompiledLoop at work: a graph for the prompts, one for a token.  -> f() -> tokens (B,new)"""
+    B, T = prompts.shape
+    loop = CompiledLoop(model, B, temperature=temperature)
+    # mode "reduce-overhead", which is the first option, and what gpt-fast sets beside it; not
+    # dynamic: a second batch size is compiled anew, instead of once for all
+    step = torch.compile(loop.forward, fullgraph=True, dynamic=False, options={
+        "triton.cudagraphs": True, "coordinate_descent_tuning": True})
+
+    def f():
+        loop.pos.zero_()
+        loop.idx[:, :T] = prompts
+        step(T)
+        for _ in range(new - 1):
+            step(1)
+        return loop.idx[:, T:T + new]
+    return f
+
+
+def graphs_skipped():
+    """How many compiled functions the compiler did not record as CUDA graphs."""
+    return torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
 
 
 def hugging_face(shape, device, dtype):
@@ -128,7 +222,7 @@ def generation(device, quick):
     theirs = hugging_face(shape, device, dtype) if installed else None
     layers, _, width = shape
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    rows = []
+    rows, compiling = [], []
     for B in setting["batches"]:
         idx = torch.ones(B, PROMPT, dtype=torch.long, device=device)
         prompts = idx.tolist()
@@ -138,6 +232,12 @@ def generation(device, quick):
             "a decoder": lambda: generate(model, prompts, new, decoder=decoder)}
         if device == "cuda":
             competitors["a decoder, replays alone"] = replays(model, decoder, prompts, new)
+            peer = compiled_loop(model, idx, new)
+            took, failed = first_calls({PEER: peer})
+            rows += [(B, *failure) for failure in failed.items()]
+            for name in took:
+                competitors[name] = peer
+                compiling.append(f"{took[name]:.0f} s at batch {B}")
         if theirs:
             competitors["transformers"] = lambda: theirs(idx, new)
         times = race(competitors, setting["turns"])
@@ -147,10 +247,63 @@ def generation(device, quick):
             rate = B * new / statistics.median(times[name])
             rows.append((B, name, f"{rate:,.0f}", speed(times, name, "nanoGPT's loop"),
                          speed(times, name, "transformers") if theirs else "not installed",
+                         speed(times, name, PEER),
                          f"{100 * rate / bound:.1f} %" if device == "cuda" else ""))
     table(f"Generation: {PROMPT} + {new} tokens, {layers} layers of {width}, {dtype}",
-          ("batch", "", "tokens/s", "x nanoGPT's loop", "x transformers",
+          ("batch", "", "tokens/s", "x nanoGPT's loop", "x transformers", f"x {PEER}",
            "of the bandwidth bound (H100)"), rows)
+    if compiling:
+        print(f"\nThe {PEER}'s first call, which compiles and is not timed above: "
+              f"{', '.join(compiling)}; CUDA graphs that it skipped: {graphs_skipped()}.")
+
+
+@torch.no_grad()
+def real(device, quick):
+    """A language model of the transformers library: its own `generate`, and ours around it."""
+    setting = REAL[device] | (dict(batches=(2,), new=4, turns=1) if quick else {})
+    T, new = setting["prompt"], setting["new"]
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    try:
+        from real.hf import wrap
+        from real.models import smollm2
+        lm, _ = smollm2(dtype)
+    except ModuleNotFoundError as error:
+        print(f"\nSection real is skipped: {error}")
+        return
+    lm.to(device)
+    lm.generation_config.eos_token_id = None  # each makes all tokens
+    model = wrap(lm)
+    decoder = AdaptiveDecoder(model.config.n_embd).to(device)
+
+    def theirs(idx, **cache):
+        out = lm.generate(
+            idx, attention_mask=torch.ones_like(idx), max_new_tokens=new, do_sample=True, top_k=0,
+            top_p=1.0, temperature=0.8, pad_token_id=0, **cache)
+        assert out.shape[1] == T + new, f"{out.shape[1] - T} tokens of {new}"
+
+    peers = {"dynamic cache": {},
+             "static cache": dict(cache_implementation="static", disable_compile=True)}
+    if device == "cuda":  # where `generate` compiles the pass over a static cache by itself
+        peers["compiled static cache"] = dict(cache_implementation="static")
+    rows = []
+    for B in setting["batches"]:
+        torch._dynamo.reset()  # else it compiles a second batch size for all sizes
+        idx = torch.randint(model.config.vocab_size, (B, T), device=device)
+        prompts = idx.tolist()
+        competitors = {"fast.generate, a decoder": lambda: generate(model, prompts, new,
+                                                                    decoder=decoder)}
+        for name, cache in peers.items():
+            competitors[name] = lambda cache=cache: theirs(idx, **cache)
+        first, failed = first_calls(competitors)
+        times = race({name: competitors[name] for name in first}, setting["turns"])
+        for name in competitors:
+            if name in failed:
+                rows.append((B, name, failed[name]))
+                continue
+            rows.append((B, name, f"{B * new / statistics.median(times[name]):,.0f}",
+                         *(speed(times, name, peer) for peer in peers), f"{first[name]:.1f}"))
+    table(f"A real language model: SmolLM2-135M, {T} + {new} tokens, {dtype}",
+          ("batch", "", "tokens/s", *(f"x {peer}" for peer in peers), "first call, s"), rows)
 
 
 class NanoBlock(nn.Module):
@@ -323,14 +476,65 @@ def marginals(device, lean, K, V):
     return f
 
 
+def wide_model(device, V):
+    return GPT(GPTConfig(V, 64, 2, 4, 128)).to(device)
+
+
+def cuts(K):
+    """K settings of top-p."""
+    return [top_p(0.2 + 0.7 * k / K) for k in range(K)]
+
+
+def cut_logps(device, K, V):
+    """What each of K settings says of 256 tokens, the language model being frozen."""
+    logits = torch.randn(8, 32, V, device=device)
+    tokens = torch.randint(V, (8, 32), device=device)
+    return lambda: temperature_logps(logits, tokens, cuts(K))
+
+
+def samples_of(model, prompts, N, new, decoder):
+    """N responses to each prompt."""
+    prompts = [prompt for prompt in prompts for _ in range(N)]
+    return lambda: generate(model, prompts, new, decoder=decoder)
+
+
+def unlike(n, T):
+    """n different prompts of T tokens."""
+    return [[*divmod(i, VOCAB), *[1] * (T - 2)] for i in range(n)]
+
+
+def all_losses(device, V):
+    """The three losses on 8 pairs of 16 tokens from logits, 6 temperatures, and the gradient."""
+    B, T, taus = 8, 16, (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+    logits = [torch.randn(B, T, V, device=device, requires_grad=True) for _ in range(2)]
+    tokens = torch.randint(V, (B, T), device=device)
+    tau_logps = torch.zeros(B, T, len(taus), device=device).log_softmax(-1)
+    mask, tau_idx = torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens)
+
+    def f():
+        sides = []
+        for of_side in logits:
+            text_logps = temperature_logps(of_side, tokens, taus)
+            sides.append(ResponseLogps(tau_logps, tau_idx, mask, text_logps, text_logps.detach()))
+        sum(lpo_loss(*sides, variant, 0.1).mean() for variant in VARIANTS).backward()
+        for of_side in logits:
+            of_side.grad = None
+    return f
+
+
 def growth(device, quick):
     """Each case: what grows, expected orders of time and memory, its values, a value's f."""
     big, rows = 8 if device == "cuda" else 1, []
-    model = GPT(GPTConfig(VOCAB, 64, 2, 4, 128)).to(device)
+    model = wide_model(device, VOCAB)
     decoder = AdaptiveDecoder(128).to(device)
+    sizes, samples = [4096, 8192, 16384, 32768, 65536], [1, 2, 4, 8, 16]
     cases = [
-        ("batch B: 32 tokens generated", "B", "B", [32, 64, 128, 256], lambda B: lambda: generate(
-            model, [[1] * PROMPT] * B * big, 32, decoder=decoder)),
+        ("batch B: 32 tokens generated", "B", "B", [32, 64, 128, 256], lambda B: samples_of(
+            model, [[1] * PROMPT], B * big, 32, decoder)),
+        ("samples N of 32 prompts of 48: 8 tokens each", "1 to N", "1 to N", samples,
+         lambda N: samples_of(model, unlike(32 * big, 48), N, 8, decoder)),
+        ("the same, N x 32 different prompts", "N", "N", samples,
+         lambda N: samples_of(model, unlike(32 * big * N, 48), 1, 8, decoder)),
         ("context S: a cached step", "S", "S", [256, 512, 1024, 2048],
          lambda S: cached_step(device, 16 * big, S, 128)),
         ("context S: recomputed", "S to S^2", "S", [256, 512, 1024, 2048],
@@ -340,9 +544,20 @@ def growth(device, quick):
     for name, lean, memory in (("lpo.py", False, "K"), ("large_vocab.py", True, "1")):
         cases.append((f"temperatures K: the marginal, {name}", "K", memory, [2, 4, 8, 16],
                       lambda K, lean=lean: marginals(device, lean, K, 8192)))
+    cases += [
+        ("top-p settings K: 16 rows, 4 tokens generated, V 8192", "K", "K", [2, 4, 8, 16],
+         lambda K: samples_of(wide_model(device, 8192), [[1] * PROMPT], 16 * big, 4,
+                           AdaptiveDecoder(128, cuts(K)).to(device))),
+        ("top-p settings K: temperature_logps, V 8192", "K", "1", [2, 4, 8, 16],
+         lambda K: cut_logps(device, K, 8192))]
     for name, lean in (("lpo.py", False), ("large_vocab.py", True)):
-        cases.append((f"vocabulary V: the marginal, {name}", "V", "V", [4096, 8192, 16384, 32768],
+        cases.append((f"vocabulary V: the marginal, {name}", "V", "V", sizes,
                       lambda V, lean=lean: marginals(device, lean, 6, V)))
+    cases += [
+        ("vocabulary V: the three losses, lpo.py", "V", "V", sizes,
+         lambda V: all_losses(device, V)),
+        ("vocabulary V: 32 rows, 16 tokens generated", "V", "V", sizes, lambda V: samples_of(
+            wide_model(device, V), [[1] * PROMPT], 32 * big, 16, decoder))]
     for name, time_order, memory_order, values, build in cases:
         durations, peaks = [], []
         values = values[:2] if quick else values
@@ -363,7 +578,37 @@ def growth(device, quick):
         rows)
 
 
-SECTIONS = dict(generation=generation, training=training, losses=losses, growth=growth)
+# --- memory over many calls ----------------------------------------------------------------------
+
+
+def memory(device, quick):
+    """What a GPU holds after calls of `generate` of twenty sizes, each once in twenty calls."""
+    if device == "cpu":
+        print("\nSection memory is skipped: it is about a GPU's allocator.")
+        return
+    looks, rows = (1, 2) if quick else (20, 200), []
+    shape = SHAPES["cuda"]["shape"]
+    model = GPT(GPTConfig(GPT2_VOCAB, 256, *shape)).to(device, torch.bfloat16)
+    decoder = AdaptiveDecoder(shape[-1]).to(device, torch.bfloat16)
+    sizes = list(itertools.product((1, 8, 64, 256), (16, 32, 64, 128, 224)))
+    order = random.Random(0)
+    for call in range(looks[-1]):
+        if call % len(sizes) == 0:
+            order.shuffle(sizes)
+        B, new = sizes[call % len(sizes)]
+        prompts = [[1 + row] * (1 + row % PROMPT) for row in range(B)]
+        generate(model, prompts, new, decoder=decoder)
+        if call + 1 in looks:
+            torch.cuda.synchronize()
+            free, total = torch.cuda.mem_get_info()
+            held = torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), total - free
+            rows.append((call + 1, *(f"{x / 1e6:,.1f}" for x in held)))
+    table(f"Memory: calls of {len(sizes)} sizes, {shape[0]} layers of {shape[2]}, V {GPT2_VOCAB:,}",
+          ("calls", "MB of tensors", "MB reserved by torch", "MB in use on the device"), rows)
+
+
+SECTIONS = dict(generation=generation, real=real, training=training, losses=losses, growth=growth,
+                memory=memory)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__,
