@@ -10,16 +10,22 @@ Cache.step, of the decoder and of the draws once more; tests hold them together.
 R rows, H heads of D, C = H * D, K temperatures, V words.
 """
 import functools
-import importlib.util
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from fast.cache import Cache
 from fast.generate import Writing
 from lpo import at_least_float32, require
 
-BLOCK = 32  # slots that the kernel reads at once
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # it comes with PyTorch's builds for GPUs
+    triton = None
+
+BLOCK = 16  # slots that the kernel reads at once
 
 
 # --- attention ------------------------------------------------------------------------------------
@@ -33,7 +39,7 @@ def attend(heads, kv, pos):
     R, H, _, D = heads.shape
     if heads.is_cuda:
         y = torch.empty_like(heads[:, :, 0]).view(R, H * D)
-        kernel()[(R * H,)](heads, kv, pos, y, kv.shape[2], H, D, BLOCK, num_warps=2)
+        attend_kernel[(R * H,)](heads, kv, pos, y, kv.shape[2], H, D, BLOCK, num_warps=2)
         return y
     kv[torch.arange(R), :, pos] = heads[:, :, 1:]
     keys, values = kv.unbind(3)  # (R,H,slots,D)
@@ -43,47 +49,60 @@ def attend(heads, kv, pos):
     return (shares[:, :, None] @ values).view(R, H * D)
 
 
-@functools.cache
-def kernel():
-    """The Triton kernel; Triton comes with PyTorch's builds for GPUs."""
-    import triton
-    import triton.language as tl
-
+if triton is not None:
     @triton.jit
-    def attend_kernel(heads, kv, pos, y, slots, H: tl.constexpr, D: tl.constexpr, N: tl.constexpr):
-        """A row's head: softmax(q k) v over N slots at once, in float32. `top`, `total` and `acc`
-        are the largest score so far, the sum of exp(score - top), and that sum of the values."""
+    def attend_kernel(heads, kv, pos, y, slots, H: tl.constexpr, D: tl.constexpr,
+                      N: tl.constexpr):
+        """One row's one head, in float32. N softmaxes run side by side, each over every N-th slot:
+        `top` is the largest score so far, `total` the sum of exp(score - top), `acc` that sum with
+        the values as factors. They are joined at the end."""
         number = tl.program_id(0).to(tl.int64)
         place = tl.load(pos + number // H)
-        d = tl.arange(0, D)
+        d, n = tl.arange(0, D), tl.arange(0, N)
         own = heads + number * 3 * D + d
         q, k, v = tl.load(own), tl.load(own + D), tl.load(own + 2 * D)
         first = kv + number * slots * 2 * D + d
         tl.store(first + place * 2 * D, k)
         tl.store(first + place * 2 * D + D, v)
-        q = q.to(tl.float32) * (D ** -0.5)
-        top = tl.sum(q * k.to(tl.float32))
-        total = tl.exp(top - top)  # 1
-        acc = v.to(tl.float32)
-        for start in range(0, place, N):
-            slot = start + tl.arange(0, N)
+        q = q.to(tl.float32) * D ** -0.5
+        newest = tl.sum(q * k.to(tl.float32))
+        top = tl.where(n == 0, newest, float("-inf"))
+        total = tl.where(n == 0, 1.0, 0.0)
+        acc = tl.where(n[:, None] == 0, v.to(tl.float32)[None, :], 0.0)
+        for start in tl.range(0, place, N, num_stages=3):  # reads ahead of the arithmetic
+            slot = start + n
             seen = slot < place
             at = first[None, :] + slot[:, None] * 2 * D
-            k = tl.load(at, mask=seen[:, None], other=0.0).to(tl.float32)
-            v = tl.load(at + D, mask=seen[:, None], other=0.0).to(tl.float32)
-            scores = tl.where(seen, tl.sum(q[None, :] * k, 1), float("-inf"))
-            higher = tl.maximum(top, tl.max(scores))
-            powers = tl.exp(scores - higher)
-            shrink = tl.exp(top - higher)
-            total = total * shrink + tl.sum(powers)
-            acc = acc * shrink + tl.sum(powers[:, None] * v, 0)
+            keys = tl.load(at, mask=seen[:, None], other=0.0).to(tl.float32)
+            values = tl.load(at + D, mask=seen[:, None], other=0.0).to(tl.float32)
+            scores = tl.where(seen, tl.sum(q[None, :] * keys, 1), float("-inf"))
+            higher = tl.maximum(top, scores)
+            finite = tl.where(higher == float("-inf"), 0.0, higher)  # inf - inf is NaN
+            powers, shrink = tl.exp(scores - finite), tl.exp(top - finite)
+            total = total * shrink + powers
+            acc = acc * shrink[:, None] + powers[:, None] * values
             top = higher
-        tl.store(y + number * D + d, acc / total)
-
-    return attend_kernel
+        share = tl.exp(top - tl.max(top))
+        tl.store(y + number * D + d, tl.sum(acc * share[:, None], 0) / tl.sum(total * share))
 
 
 # --- the step -------------------------------------------------------------------------------------
+
+
+def linear(x, weight, bias=None):
+    """F.linear; for one row as a sum, which the compiler joins with what comes before and after."""
+    if len(x) > 1:
+        return F.linear(x, weight, bias)
+    y = (at_least_float32(x) * at_least_float32(weight)).sum(-1)[None]
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+def log_choice(decoder, hidden):
+    """decoder(hidden), by `linear`.  (R,C) -> (R,K)"""
+    x = hidden.to(decoder.mlp[0].weight.dtype)
+    for layer in decoder.mlp:
+        x = linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer(x)
+    return F.log_softmax(at_least_float32(x), -1)
 
 
 def next_column(writing, noise):
@@ -93,13 +112,13 @@ def next_column(writing, noise):
          F.embedding(pos, cache.place_table))  # (R,C)
     R, C = x.shape
     for kv, (norm1, norm2, qkv, out, up, down) in zip(cache.kv, cache.blocks):
-        heads = F.linear(torch.layer_norm(x, (C,), *norm1), *qkv)
+        heads = linear(torch.layer_norm(x, (C,), *norm1), *qkv)
         y = attend(heads.view(R, kv.shape[1], 3, kv.shape[4]), kv, pos)
-        x = x + F.linear(y, *out)
-        y = F.linear(torch.layer_norm(x, (C,), *norm2), *up)
-        x = x + F.linear(F.gelu(y, approximate="tanh"), *down)
+        x = x + linear(y, *out)
+        y = linear(torch.layer_norm(x, (C,), *norm2), *up)
+        x = x + linear(F.gelu(y, approximate="tanh"), *down)
     hidden = torch.layer_norm(x, (C,), *cache.norm)
-    logits = at_least_float32(F.linear(hidden, cache.token_table))  # (R,V)
+    logits = at_least_float32(linear(hidden, cache.token_table))  # (R,V)
 
     pos.add_(1)
     minus_gumbel = noise.clamp_min(torch.finfo(noise.dtype).tiny).log().neg().log()
@@ -107,7 +126,7 @@ def next_column(writing, noise):
         writing.chosen.copy_(writing.planned[rows, pos])
     else:
         if writing.decides:
-            tau_logps = writing.decoder(hidden)  # (R,K)
+            tau_logps = log_choice(writing.decoder, hidden)  # (R,K)
             if not writing.greedy:
                 tau_logps = tau_logps - minus_gumbel[:, :K]
             writing.chosen.copy_(tau_logps.argmax(-1))
@@ -137,7 +156,7 @@ class Compiled(Writing):
 
     def __init__(self, model, prompts, idx, lengths, T, decoder, greedy, generator):
         super().__init__(model, prompts, idx, lengths, T, decoder, greedy, generator)
-        require(idx.is_cuda and importlib.util.find_spec("triton"),
+        require(idx.is_cuda and triton is not None,
                 "compiled=True wants a CUDA GPU and triton")
         require(isinstance(self.cache, Cache), "compiled=True takes a model.GPT")
         D = self.cache.kv[0].shape[-1]

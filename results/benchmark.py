@@ -197,7 +197,7 @@ def hugging_face(shape, device, dtype):
 def replays(model, decoder, prompts, new):
     """The recorded steps of a call of `generate`, without what else it does.  -> f()"""
     idx, lengths = right_padded(model, prompts, len(prompts), new)
-    writing = Writing(model, idx, lengths, new, decoder, greedy=False, generator=None)
+    writing = Writing(model, prompts, idx, lengths, new, decoder, greedy=False, generator=None)
     writing.from_start(PROMPT, check=False)
     writing.from_newest()
     stride = COLUMNS["cuda"]
@@ -232,12 +232,14 @@ def generation(device, quick):
             "a decoder": lambda: generate(model, prompts, new, decoder=decoder)}
         if device == "cuda":
             competitors["a decoder, replays alone"] = replays(model, decoder, prompts, new)
-            peer = compiled_loop(model, idx, new)
-            took, failed = first_calls({PEER: peer})
+            compiled = {"a decoder, compiled": lambda: generate(
+                model, prompts, new, decoder=decoder, compiled=True),
+                        PEER: compiled_loop(model, idx, new)}
+            took, failed = first_calls(compiled)
             rows += [(B, *failure) for failure in failed.items()]
             for name in took:
-                competitors[name] = peer
-                compiling.append(f"{took[name]:.0f} s at batch {B}")
+                competitors[name] = compiled[name]
+                compiling.append(f"{name} {took[name]:.0f} s at batch {B}")
         if theirs:
             competitors["transformers"] = lambda: theirs(idx, new)
         times = race(competitors, setting["turns"])
@@ -253,8 +255,8 @@ def generation(device, quick):
           ("batch", "", "tokens/s", "x nanoGPT's loop", "x transformers", f"x {PEER}",
            "of the bandwidth bound (H100)"), rows)
     if compiling:
-        print(f"\nThe {PEER}'s first call, which compiles and is not timed above: "
-              f"{', '.join(compiling)}; CUDA graphs that it skipped: {graphs_skipped()}.")
+        print(f"\nFirst calls, which compile and are not timed above: {', '.join(compiling)}; CUDA "
+              f"graphs that the {PEER} skipped: {graphs_skipped()}.")
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ from test_lpo import PROMPTS, rough_decoder, rough_model
 T = 12
 
 
-def started(model, greedy=False, decoder=None, temperature=None):
+def started(model, greedy=False, decoder=None, temperature=None, prompts=PROMPTS):
     """Responses whose first column is written; as `generate` begins them."""
-    idx, lengths, _, plan, _ = checked_request(model, PROMPTS, T, decoder, temperature, "sample",
+    idx, lengths, _, plan, _ = checked_request(model, prompts, T, decoder, temperature, "sample",
                                                None, None)
-    writing = Writing(model, PROMPTS, idx, lengths, T, decoder, greedy, None)
+    writing = Writing(model, prompts, idx, lengths, T, decoder, greedy, None)
     with torch.no_grad():
         if plan is not None:
             writing.plan_all(plan)
@@ -39,23 +39,24 @@ def expected(model, decoder, prompt, so_far, noise, greedy, chosen):
     return chosen, int(scores.argmax())
 
 
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]], ids=["rows", "one row"])
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("level", ["token", "sequence"])
-def test_a_column_is_drawn_from_its_own_state_with_its_own_noise(level, greedy):
+def test_a_column_is_drawn_from_its_own_state_with_its_own_noise(level, greedy, prompts):
     """Bugs: noise of another draw or row, its sign, a place off by one, another row's keys, a
     temperature for another row, a sequence's choice drawn again."""
     model, decoder = rough_model(block_size=32), rough_decoder(level)
-    writing, lengths = started(model, greedy, decoder)
+    writing, lengths = started(model, greedy, decoder, prompts=prompts)
     width = len(decoder.choices) + model.config.vocab_size
     noise_of = torch.Generator().manual_seed(5)
     seen = set()
     for column in range(1, T):
-        noise = torch.rand(len(PROMPTS), width, dtype=torch.float64, generator=noise_of)
+        noise = torch.rand(len(prompts), width, dtype=torch.float64, generator=noise_of)
         before, first = writing.idx.clone(), writing.chosen.clone()
         with torch.no_grad():
             next_column(writing, noise)
         assert torch.equal(writing.pos, lengths + column)
-        for row, prompt in enumerate(PROMPTS):
+        for row, prompt in enumerate(prompts):
             so_far = before[row, len(prompt):len(prompt) + column].tolist()
             k, token = expected(model, decoder, prompt, so_far, noise[row], greedy, int(first[row]))
             at = len(prompt) + column
@@ -64,7 +65,7 @@ def test_a_column_is_drawn_from_its_own_state_with_its_own_noise(level, greedy):
             seen.add((k, token))
             before[row, at] = token
         assert torch.equal(writing.idx, before)  # and nothing else
-    assert len(seen) > 5
+    assert len(seen) > 5 or len(prompts) == 1
 
 
 def test_given_temperatures_are_those_of_their_places():

@@ -1,14 +1,13 @@
 """The same numbers on a GPU; skipped where there is none."""
 import contextlib
 import copy
-import importlib.util
 
 import numpy as np
 import pytest
 import torch
 
 from decoder import AdaptiveDecoder, aligned, response_logps
-from fast.compiled import attend
+from fast.compiled import attend, triton
 from fast.generate import generate, sample
 from lpo import temperature_logps
 from model import GPT, GPTConfig
@@ -74,21 +73,22 @@ def test_replayed_steps_are_the_steps(level):
     assert z[(p * (1 - p)).sum(0) > 5].abs().max() < 5.2
 
 
-@pytest.mark.parametrize("D, dtype, error", [(16, torch.float32, 1e-6), (64, torch.bfloat16, 0.02)])
+@pytest.mark.skipif(triton is None, reason="no triton")
+@pytest.mark.parametrize("D, dtype, error", [(16, torch.float32, 1e-5), (64, torch.bfloat16, 0.02)])
 def test_the_attention_kernel_is_its_twin(D, dtype, error):
     """As the CPU's, in float64: rows around the kernel's 32 slots, garbage in the slots behind.
     Bugs: a block left out or read twice, another head's slots."""
     gen, pos = torch.Generator().manual_seed(8), torch.tensor([0, 1, 31, 32, 33, 64, 77, 79])
     heads = torch.randn(len(pos), 3, 3, D, generator=gen).to(dtype)
-    kv = (10 * torch.randn(len(pos), 3, 80, 2, D, generator=gen)).to(dtype)
+    kv = torch.randn(len(pos), 3, 80, 2, D, generator=gen).to(dtype)
     theirs = kv.cuda()
     y = attend(heads.cuda(), theirs, pos.cuda()).float().cpu()
     exact = kv.double()
-    assert (y - attend(heads.double(), exact, pos)).abs().max() < error * 10
+    assert (y - attend(heads.double(), exact, pos)).abs().max() < error
     assert torch.equal(theirs.cpu().double(), exact)  # the newest written, nothing else
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton")
+@pytest.mark.skipif(triton is None, reason="no triton")
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_compiled_steps_are_the_steps(level):
     """Greedy text equals the CPU's, for many rows, of which some end and are dropped, and for one;
@@ -96,14 +96,19 @@ def test_compiled_steps_are_the_steps(level):
     column. False alarm: 1e-3. Bugs: keys of another row or slot, noise that a replay repeats or
     that both draws share, a recording of rows that are gone."""
     prompts = [[i, j, 3][:2 + i % 2] for i in range(10) for j in (1, 7)]
-    model = rough_model(block_size=160, seed=14).float()
+    torch.manual_seed(14)
+    model = GPT(GPTConfig(11, 160, n_layer=2, n_head=2, n_embd=16))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.3)
     greedy = generate(model, prompts, 150, temperature=0, eos=END)
     assert greedy.mask[:, 64].any() and not greedy.mask[:, 64].all()
     model.cuda()
     for rows in (prompts, prompts[:1]):
         rollout = generate(model, rows, 150, temperature=0, eos=END, compiled=True)
         assert torch.equal(rollout.tokens.cpu(), greedy.tokens[:len(rows)])
-    decoder, prompts = rough_decoder(level).cuda(), prompts * 100
+    decoder, prompts = AdaptiveDecoder(16, (0.0, 0.5, 1.5), level).cuda(), prompts * 100
+    torch.nn.init.normal_(decoder.mlp[-1].weight)
     rollout = generate(model, prompts, 140, decoder=decoder, compiled=True,
                        generator=torch.Generator("cuda").manual_seed(0))
     with torch.no_grad():
