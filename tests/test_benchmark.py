@@ -3,6 +3,7 @@
 Races are run with durations that are given, models are replaced by what writes down how it was
 called, and a GPU by a CPU that goes by its name.
 """
+import copy
 import math
 import re
 import sys
@@ -11,10 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import decoder as plain
 from conftest import calls_of
 from model import GPT, GPTConfig
 from results import benchmark
-from results.benchmark import PROMPT, VOCAB
+from results.benchmark import PEER, PROMPT, VOCAB
+from test_lpo import chi_square_p
 from toy.stages import ROOT
 
 calls_to = calls_of(benchmark)
@@ -22,7 +25,11 @@ calls_to = calls_of(benchmark)
 
 def table_of(capsys):
     """The one table printed.  -> title, header and lines as lists of cells"""
-    empty, title, blank, header, rule, *lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    return read_table(capsys.readouterr().out.rstrip("\n").split("\n"))
+
+
+def read_table(lines):
+    empty, title, blank, header, rule, *lines = lines
     cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in [header, *lines]]
     assert empty == blank == "" and rule == "|" + " --- |" * len(cells[0])
     assert title.startswith("### ")
@@ -42,6 +49,26 @@ def race_of(monkeypatch, durations, call=True):
     return races
 
 
+def on_gpu(monkeypatch, **cuda):
+    """benchmark.py sees a GPU: what it makes there, and moves there, stays on the CPU."""
+    def here(make):
+        def made(*of, device, **more):
+            assert device == "cuda"
+            return make(*of, **more)
+        return made
+
+    def to(model, device, dtype=None):
+        assert device == "cuda"
+        return model if dtype is None else move(model, dtype)
+    move = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    cuda = SimpleNamespace(is_available=lambda: False, **cuda)
+    fake = SimpleNamespace(**vars(torch) | dict(ones=here(torch.ones), randint=here(torch.randint),
+                                                cuda=cuda))
+    monkeypatch.setattr(benchmark, "torch", fake)
+    return fake
+
+
 # --- durations ------------------------------------------------------------------------------------
 
 
@@ -52,6 +79,17 @@ def test_speed_is_the_median_of_the_ratios_with_quartiles():
     assert benchmark.speed(times, "ours", "theirs") == "3.00 [2.00, 4.00]"
     assert benchmark.speed(times, "theirs", "theirs") == "1.00 [1.00, 1.00]"
     assert benchmark.speed(dict(a=[4.0], b=[5.0]), "a", "b") == "1.25, one turn"
+    assert benchmark.speed(dict(a=[4.0]), "a", "b") == ""
+
+
+def test_a_competitor_that_fails_stops_no_other(monkeypatch):
+    """Bugs: one failure ends the rest, the reason lost or a page long, a failure timed."""
+    def fails():
+        raise RuntimeError("CUDA out\n of   memory. " + "x" * 100)
+    monkeypatch.setattr(benchmark, "seconds", lambda f: f())
+    took, failed = benchmark.first_calls(dict(a=lambda: 1.5, b=fails, c=lambda: 2.5))
+    assert took == dict(a=1.5, c=2.5)
+    assert failed == dict(b="failed: RuntimeError, CUDA out of memory. " + "x" * 28)
 
 
 def test_competitors_take_turns_after_one_to_warm_up(monkeypatch):
@@ -103,6 +141,63 @@ def test_nanogpts_way_computes_everything_again_for_each_token(monkeypatch):
     benchmark.recompute(model, torch.tensor([[5, 6], [7, 8]]), 3, temperature=0.5)
     assert seen == [[[5, 6], [7, 8]], [[5, 6, 1], [7, 8, 1]], [[5, 6, 1, 2], [7, 8, 1, 2]]]
     assert torch.tensor(odds).allclose(torch.tensor([0.2, 0.8]).expand(3, 2, 2))
+
+
+def rough_model():
+    """Weights, biases and gains for which every place and every head counts."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(VOCAB, 256, 2, 4, 32))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    torch.nn.init.normal_(model.norm.bias, std=0.01)  # else one word wins everywhere
+    return model
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@torch.no_grad()
+def test_the_compiled_loop_writes_what_ours_does(compiled, monkeypatch):
+    """As good as temperature 0, two batch sizes, each twice: tokens are decoder.generate's, hidden
+    states those of a whole pass. The compiler traces the step whole; what it traced is then run by
+    PyTorch. Bugs: a slot too many or too few seen, a place off by one, a last call's slots seen, a
+    graph break, a prompt's first token for its last, sizes that are dynamic."""
+    compile, how = torch.compile, []
+
+    def compiler(f, options, **more):
+        how.append(options | more)
+        return compile(f, backend="aot_eager", **more) if compiled else f
+    monkeypatch.setattr(torch, "compile", compiler)
+    torch._dynamo.reset()
+    model, states = rough_model(), []
+    if not compiled:
+        model.norm.register_forward_hook(lambda module, args, out: states.append(out))
+    for B in (3, 2):
+        prompts = torch.randint(VOCAB, (B, 5))
+        f = benchmark.compiled_loop(model, prompts, 12, temperature=1e-6)
+        ours = plain.generate(model, prompts.tolist(), 12, temperature=0.0).tokens
+        for _ in range(2):
+            states.clear()
+            assert torch.equal(f(), ours)
+            if not compiled:
+                found = torch.stack(states, 1)  # (B,12,C)
+                hidden = model(torch.cat([prompts, ours], 1))[1]
+                assert found.allclose(hidden[:, 4:-1], atol=1e-5)
+        assert len(ours.unique()) > 3
+    assert how == [{"triton.cudagraphs": True, "coordinate_descent_tuning": True,
+                    "fullgraph": True, "dynamic": False}] * 2
+
+
+@torch.no_grad()
+def test_the_compiled_loop_draws_from_the_models_distribution(monkeypatch):
+    """20,000 rows at temperature 0.8; a false alarm once in ten million. Bugs: no temperature or
+    its inverse, one noise for all rows, the arg-max, the greatest wait instead of the least."""
+    monkeypatch.setattr(torch, "compile", lambda f, **how: f)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(8, 256, 1, 2, 8))
+    prompts = torch.tensor([[3, 5, 1]]).expand(20_000, 3)
+    counts = torch.bincount(benchmark.compiled_loop(model, prompts, 1)()[:, 0], minlength=8)
+    expected = (model(prompts[:1])[0][0, -1] / 0.8).softmax(-1)
+    assert chi_square_p(counts, expected) > 1e-7
+    assert (20_000 * expected).min() > 20
 
 
 def test_the_library_is_asked_for_the_same_shape_and_the_same_work(monkeypatch):
@@ -198,15 +293,15 @@ def test_the_table_of_generation(there, monkeypatch, capsys):
     title, header, lines = table_of(capsys)
     assert title == "Generation: 16 + 4 tokens, 2 layers of 8, torch.float32"
     assert header == ["batch", "", "tokens/s", "x nanoGPT's loop", "x transformers",
-                      "of the bandwidth bound (H100)"]
+                      "x compiled loop", "of the bandwidth bound (H100)"]
     names = [name for name in times if there or name != "transformers"]
     assert races == [(names, 15)] * 2
     # ratios to the loop: 2, 4, 18 (one temperature) and 4, 2, 9 (a decoder), to the library 8, 8, 8
     theirs = ["2.00 [0.44, 4.00]", "8.00 [8.00, 8.00]", "4.00 [4.00, 16.00]", "1.00 [1.00, 1.00]"]
     ratios = ["1.00 [1.00, 1.00]", "4.00 [2.00, 18.00]", "4.00 [2.00, 9.00]", "0.50 [0.25, 2.25]"]
     rates = {2: ("4", "16", "8", "2"), 3: ("6", "24", "12", "3")}
-    assert lines == [[str(B), name, rate, ratio, library_ratio if there else "not installed", ""]
-                     for B in (2, 3) for name, rate, ratio, library_ratio in
+    assert lines == [[str(B), name, rate, ratio, of if there else "not installed", "", ""]
+                     for B in (2, 3) for name, rate, ratio, of in
                      zip(names, rates[B], ratios, theirs)]
     model = again[0][0][0]
     assert model.config == GPTConfig(128, 256, 2, 1, 8)
@@ -229,7 +324,7 @@ def test_quick_generation_is_one_small_turn(monkeypatch, capsys):
     title, _, lines = table_of(capsys)
     assert title == "Generation: 16 + 4 tokens, 4 layers of 128, torch.float32"
     assert [turns for _, turns in races] == [1]
-    assert lines[0] == ["2", "nanoGPT's loop", "16", "1.00, one turn", "not installed", ""]
+    assert lines[0] == ["2", "nanoGPT's loop", "16", "1.00, one turn", "not installed", "", ""]
 
 
 def test_the_bandwidth_bound_by_hand(monkeypatch, capsys):
@@ -239,30 +334,170 @@ def test_the_bandwidth_bound_by_hand(monkeypatch, capsys):
     average, of 2 * 8 numbers: 576 bytes. At 2.9e12 bytes a second 3 rows make 3 / (7920 + 3 * 576)
     of it, 9.0174e8 tokens a second; 12 tokens in 2.6615e-7 seconds are 5 % of that. Bugs: float32
     bytes, a layer's keys without its values, the cache of all rows read as one."""
-    class OnGPU(GPT):
-        def to(self, device, dtype):
-            assert (device, dtype) == ("cuda", torch.bfloat16)
-            return super().to(dtype)
-
-    def ones(*shape, device, **options):
-        assert device == "cuda"
-        return torch.ones(*shape, **options)
-    fake = SimpleNamespace(**vars(torch) | dict(ones=ones))
-    monkeypatch.setattr(benchmark, "torch", fake)
-    monkeypatch.setattr(benchmark, "GPT", OnGPU)
-    monkeypatch.setattr(benchmark, "AdaptiveDecoder", lambda width: SimpleNamespace(
-        to=lambda device, dtype: "decoder"))
+    on_gpu(monkeypatch)
     replays = calls_to(monkeypatch, "replays")
+    made = calls_to(monkeypatch, "compiled_loop", lambda *of: lambda: None)
+    monkeypatch.setattr(benchmark, "seconds", lambda f: f() or 33.4)
+    monkeypatch.setattr(benchmark, "graphs_skipped", lambda: 2)
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(benchmark.SHAPES, "cuda", dict(shape=(1, 1, 8), batches=(3,), new=4,
+                                                       turns=7))
+    names = ("nanoGPT's loop", "one temperature", "a decoder", "a decoder, replays alone", PEER)
+    race_of(monkeypatch, {name: [2.6615e-7 / (i + 1)] for i, name in enumerate(names)}, call=False)
+    benchmark.generation("cuda", quick=False)
+    *printed, blank, note = capsys.readouterr().out.rstrip("\n").split("\n")
+    _, _, lines = read_table(printed)
+    assert [line[1] for line in lines] == [*names]
+    assert [line[-1] for line in lines] == ["5.0 %", "10.0 %", "15.0 %", "20.0 %", "25.0 %"]
+    assert [line[-2] for line in lines] == [f"{x}, one turn" for x in (
+        "0.20", "0.40", "0.60", "0.80", "1.00")]
+    assert replays[0][0][1].n_embd == 8 and replays[0][0][2:] == ([[1] * 16] * 3, 4)
+    ((model, idx, new), _), = made
+    assert model is replays[0][0][0] and model.norm.weight.dtype == torch.bfloat16
+    assert (idx.tolist(), new) == ([[1] * 16] * 3, 4)
+    assert blank == "" and note == (
+        "The compiled loop's first call, which compiles and is not timed above: 33 s at batch 3; "
+        "CUDA graphs that it skipped: 2.")
+
+
+def test_without_a_compiler_the_others_go_on(monkeypatch, capsys):
+    """Bugs: a crash, the failed peer raced, its row lost, a ratio to it made up."""
+    def compiled_loop(*of):
+        def f():
+            raise ImportError("no triton")
+        return f
+    on_gpu(monkeypatch)
+    monkeypatch.setattr(benchmark, "compiled_loop", compiled_loop)
+    monkeypatch.setattr(benchmark, "replays", lambda *of: lambda: None)
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(benchmark.SHAPES, "cuda", dict(shape=(1, 1, 8), batches=(3,), new=4,
                                                        turns=7))
     names = "nanoGPT's loop", "one temperature", "a decoder", "a decoder, replays alone"
-    race_of(monkeypatch, {name: [2.6615e-7 / (i + 1)] for i, name in enumerate(names)}, call=False)
+    races = race_of(monkeypatch, dict.fromkeys(names, [1.0]), call=False)
     benchmark.generation("cuda", quick=False)
+    _, header, lines = table_of(capsys)
+    assert races == [([*names], 7)]
+    assert lines[0] == ["3", PEER, "failed: ImportError, no triton", "", "", "", ""]
+    assert [line[5] for line in lines[1:]] == [""] * 4 and {len(line) for line in lines} == {7}
+
+
+# --- a real language model ------------------------------------------------------------------------
+
+
+def tiny_llama():
+    """A language model of the library in which every word ends a text."""
+    transformers = pytest.importorskip("transformers", minversion="5")
+    torch.manual_seed(0)
+    lm = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(
+        vocab_size=19, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=64, eos_token_id=None, bos_token_id=None))
+    lm.generation_config.eos_token_id = list(range(19))
+    return lm.eval()
+
+
+def real_section(monkeypatch, device, durations, quick=False):
+    """The section on a tiny model.  -> races, calls of lm.generate, calls of ours, the dtype"""
+    lm, asked, dtypes = tiny_llama(), [], []
+    theirs = lm.generate
+
+    def generate(idx, **how):
+        asked.append((idx, how))
+        if how.get("cache_implementation") == "static" and "disable_compile" not in how:
+            raise RuntimeError("no compiler here")
+        return theirs(idx, **how)
+    lm.generate = generate
+    import real.models
+    monkeypatch.setattr(real.models, "smollm2",
+                        lambda dtype: dtypes.append(dtype) or (copy.copy(lm), None))
+    races = race_of(monkeypatch, durations)
+    ours = calls_to(monkeypatch, "generate", benchmark.generate)
+    for name in benchmark.REAL:
+        monkeypatch.setitem(benchmark.REAL, name, dict(batches=(2, 3), prompt=6, new=5, turns=9))
+    benchmark.real(device, quick)
+    return races, asked, ours, dtypes
+
+
+REAL_NAMES = "fast.generate, a decoder", "dynamic cache", "static cache", "compiled static cache"
+
+
+def test_a_real_model_is_asked_for_the_same_work(monkeypatch, capsys):
+    """5 new tokens a row over medians of 2, 0.5 and 1 s; ratios turn by turn. Every word ends a
+    text, which must count for nobody. Bugs: a text that ends early, the library's likeliest fifty
+    or its own temperature, other prompts for one than for another, equal prompts, of which ours
+    would compute one, one cache for both, a compiler on a CPU."""
+    durations = {REAL_NAMES[0]: [2.0, 1.0, 4.0], REAL_NAMES[1]: [0.5, 0.5, 0.5],
+                 REAL_NAMES[2]: [1.0, 1.0, 1.0]}
+    races, asked, ours, dtypes = real_section(monkeypatch, "cpu", durations)
+    title, header, lines = table_of(capsys)
+    assert title == "A real language model: SmolLM2-135M, 6 + 5 tokens, float32"
+    assert header == ["batch", "", "tokens/s", "x dynamic cache", "x static cache",
+                      "first call, s"]
+    assert races == [([*REAL_NAMES[:3]], 9)] * 2 and dtypes == ["float32"]
+    ratios = [["0.25 [0.12, 0.50]", "0.50 [0.25, 1.00]"],
+              ["1.00 [1.00, 1.00]", "2.00 [2.00, 2.00]"],
+              ["0.50 [0.50, 0.50]", "1.00 [1.00, 1.00]"]]
+    assert [line[:-1] for line in lines] == [
+        [str(B), name, rate, *of] for B, rates in ((2, ("5", "20", "10")), (3, ("8", "30", "15")))
+        for name, rate, of in zip(REAL_NAMES, rates, ratios)]
+    assert all(re.fullmatch(r"\d+\.\d", line[-1]) for line in lines)
+    for (idx, how), static in zip(asked, [False, True] * 4):
+        assert how.pop("attention_mask").tolist() == torch.ones_like(idx).tolist()
+        if static:
+            assert (how.pop("cache_implementation"), how.pop("disable_compile")) == ("static", True)
+        assert how == dict(max_new_tokens=5, do_sample=True, top_k=0, top_p=1.0, temperature=0.8,
+                           pad_token_id=0)
+    assert len(asked) == 8 and len(ours) == 4  # a first call and a turn of each of two batches
+    for ((_, prompts, new), more), (idx, _), B in zip(ours, asked[::2], (2, 2, 3, 3)):
+        assert prompts == idx.tolist() and len({*map(tuple, prompts)}) == B and new == 5
+        assert all(len(prompt) == 6 for prompt in prompts)
+        assert more["decoder"].n_embd == 16 and more["decoder"].level == "token"
+        assert [*more] == ["decoder"]
+
+
+def test_on_a_gpu_the_library_compiles_and_may_fail(monkeypatch, capsys):
+    """Bugs: no compiled competitor, one that is raced though it failed, its row lost, a crash, a
+    batch size for which the compiler keeps the last one's state, single precision."""
+    on_gpu(monkeypatch)
+    resets = []
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))
+    races, asked, _, dtypes = real_section(monkeypatch, "cuda", dict.fromkeys(REAL_NAMES, [1.0]))
+    title, header, lines = table_of(capsys)
+    assert title.endswith("bfloat16") and dtypes == ["bfloat16"] and len(resets) == 2
+    assert header[3:] == ["x dynamic cache", "x static cache", "x compiled static cache",
+                          "first call, s"]
+    assert races == [([*REAL_NAMES[:3]], 9)] * 2
+    failed = ["failed: RuntimeError, no compiler here", *[""] * 4]
+    assert lines[3] == ["2", REAL_NAMES[3], *failed] and lines[7] == ["3", REAL_NAMES[3], *failed]
+    assert [line[5] for line in lines] == [""] * 8
+    compiled = [how for _, how in asked if how.get("cache_implementation") == "static"
+                and not how.get("disable_compile")]
+    assert len(compiled) == 2
+
+
+def test_a_text_that_ends_early_is_no_result(monkeypatch, capsys):
+    """Bug: tokens a second of tokens that were never made."""
+    def ends(lm):
+        lm.generate = lambda idx, **how: torch.cat([idx, idx[:, :1]], 1)
+        return lm
+    made = tiny_llama
+    monkeypatch.setitem(globals(), "tiny_llama", lambda: ends(made()))
+    real_section(monkeypatch, "cpu", dict.fromkeys(REAL_NAMES, [1.0]))
     _, _, lines = table_of(capsys)
-    assert [line[1] for line in lines] == [*names]
-    assert [line[-1] for line in lines] == ["5.0 %", "10.0 %", "15.0 %", "20.0 %"]
-    assert replays[0][0][1:] == ("decoder", [[1] * 16] * 3, 4)
+    assert [line[2] for line in lines[1:3]] == ["failed: AssertionError, 1 tokens of 5"] * 2
+
+
+def test_without_its_packages_the_section_says_so(monkeypatch, capsys):
+    """Bugs: a crash in an environment without them, silence."""
+    import real.models
+
+    def smollm2(dtype):
+        raise ModuleNotFoundError("gguf not installed; run: pip")
+    monkeypatch.setattr(real.models, "smollm2", smollm2)
+    benchmark.real("cpu", quick=True)
+    assert capsys.readouterr().out == "\nSection real is skipped: gguf not installed; run: pip\n"
+    monkeypatch.setitem(sys.modules, "real.hf", None)  # as if transformers were missing
+    benchmark.real("cpu", quick=True)
+    assert capsys.readouterr().out.startswith("\nSection real is skipped: ")
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -463,6 +698,69 @@ def test_both_marginals_are_of_the_same_kind(monkeypatch):
         assert torch.equal(a, b) and g.allclose(h, atol=1e-5) and g.abs().max() > 0.1
 
 
+def test_the_rows_of_samples_are_what_they_say(monkeypatch):
+    """Three different prompts of five tokens, two responses to each side by side, or none shared.
+    Bugs: prompts that are equal and so computed once, samples of one prompt alone."""
+    calls = calls_to(monkeypatch, "generate")
+    prompts = benchmark.unlike(300, 5)
+    assert len({*map(tuple, prompts)}) == 300 and {len(prompt) for prompt in prompts} == {5}
+    assert all(0 <= id < VOCAB for prompt in prompts for id in prompt)
+    benchmark.samples_of("model", prompts[:2], 3, 7, "decoder")()
+    a, b = prompts[:2]
+    assert calls == [(("model", [a, a, a, b, b, b], 7), dict(decoder="decoder"))]
+
+
+def test_settings_of_a_sampler_are_many_and_cut(monkeypatch):
+    """K different settings, each of which leaves words out; 256 tokens scored under each. By hand:
+    what top-p of .2 leaves of V = 2 words is the likelier one, with a log-probability of 0. Bugs:
+    one setting K times, settings that cut nothing, a gradient kept."""
+    for K in (2, 16):
+        settings = benchmark.cuts(K)
+        assert len({setting.name for setting in settings}) == K
+        logps = torch.stack([setting(torch.arange(50.0) / 10) for setting in settings])
+        assert logps.isneginf().any(1).all() and logps.exp().sum(1).allclose(torch.ones(K))
+    calls = calls_to(monkeypatch, "temperature_logps", benchmark.temperature_logps)
+    logps = benchmark.cut_logps("cpu", 3, 2)()
+    ((logits, tokens, settings), _), = calls
+    assert logits.shape == (8, 32, 2) and logps.shape == (8, 32, 3) and len(settings) == 3
+    assert not logits.requires_grad and not logps.requires_grad
+    likelier = logits.argmax(-1) == tokens
+    assert torch.equal(logps[..., 0], torch.where(likelier, 0.0, -math.inf))
+    assert likelier.any() and not likelier.all()
+
+
+def test_all_losses_are_taken_and_reach_the_logits(monkeypatch):
+    """While the model is its own reference, and the decoder uniform, each loss is ln 2. Bugs: a
+    loss left out, a side or its gradient left out, the last gradient kept, one side for both."""
+    seen, grads = [], []
+    lpo_loss = benchmark.lpo_loss
+
+    def watched(chosen, rejected, variant, beta):
+        loss = lpo_loss(chosen, rejected, variant, beta)
+        seen.append((variant, loss.shape, loss.mean().item()))
+        for side in (chosen, rejected):
+            assert side.text_logps.shape == (8, 16, 6) and side.text_logps.requires_grad
+        assert chosen.text_logps is not rejected.text_logps
+        return loss
+    temperature_logps = benchmark.temperature_logps
+
+    def score(logits, tokens, taus):
+        if len(grads) < 2:
+            logits.register_hook(grads.append)
+        assert logits.shape == (8, 16, 11) and logits.grad is None
+        assert len({*taus}) == 6
+        return temperature_logps(logits, tokens, taus)
+    monkeypatch.setattr(benchmark, "lpo_loss", watched)
+    monkeypatch.setattr(benchmark, "temperature_logps", score)
+    f = benchmark.all_losses("cpu", 11)
+    f()
+    f()
+    assert [variant for variant, *_ in seen] == ["joint", "separate", "latent"] * 2
+    assert all(shape == (8,) for _, shape, _ in seen)
+    assert [loss for *_, loss in seen] == pytest.approx([math.log(2)] * 6)
+    assert len(grads) == 4 and all(g.abs().max() > 1e-4 for g in grads)
+
+
 def test_the_table_of_growth(monkeypatch, capsys):
     """1, 2, 8 and 8 ms are orders of 1, 2 and 0; 4, 1, 1 and 2 MB of -2, 0 and 1. Bugs: natural
     logarithms, a ratio turned round, times for memory, another value's case, the first value
@@ -488,41 +786,112 @@ def test_the_table_of_growth(monkeypatch, capsys):
             built.append((name, *of))
             return lambda: None
         monkeypatch.setattr(benchmark, name, made)
-    for name in ("cached_step", "recomputed", "marginals"):
+    for name in ("cached_step", "recomputed", "marginals", "cut_logps", "all_losses"):
         build(name)
     generated = calls_to(monkeypatch, "generate")
     monkeypatch.setattr(benchmark, "Live", Live)
     monkeypatch.setattr(benchmark, "race", race)
-    for n, quick in ((4, False), (2, True)):
+    contexts, ks, samples = [256, 512, 1024, 2048], [2, 4, 8, 16], [1, 2, 4, 8, 16]
+    vocabularies = [4096, 8192, 16384, 32768, 65536]
+    rows = [
+        ("batch B: 32 tokens generated", [32, 64, 128, 256], "B", "B"),
+        ("samples N of 32 prompts of 48: 8 tokens each", samples, "1 to N", "1 to N"),
+        ("the same, N x 32 different prompts", samples, "N", "N"),
+        ("context S: a cached step", contexts, "S", "S"),
+        ("context S: recomputed", contexts, "S to S^2", "S"),
+        ("width C: a cached step", contexts, "C^2", "C"),
+        ("temperatures K: the marginal, lpo.py", ks, "K", "K"),
+        ("temperatures K: the marginal, large_vocab.py", ks, "K", "1"),
+        ("top-p settings K: 16 rows, 4 tokens generated, V 8192", ks, "K", "K"),
+        ("top-p settings K: temperature_logps, V 8192", ks, "K", "1"),
+        ("vocabulary V: the marginal, lpo.py", vocabularies, "V", "V"),
+        ("vocabulary V: the marginal, large_vocab.py", vocabularies, "V", "V"),
+        ("vocabulary V: the three losses, lpo.py", vocabularies, "V", "V"),
+        ("vocabulary V: 32 rows, 16 tokens generated", vocabularies, "V", "V")]
+    for most, quick in ((5, False), (2, True)):
         for calls in (built, generated, turns):
             calls.clear()
-        durations[:] = [0.001, 0.002, 0.008, 0.008][:n] * 8
-        peaks[:] = [4e6, 1e6, 1e6, 2e6][:n] * 8
+        counts = [min(most, len(values)) for _, values, *_ in rows]
+        durations[:] = [x for n in counts for x in [0.001, 0.002, 0.008, 0.008, 0.032][:n]]
+        peaks[:] = [x for n in counts for x in [4e6, 1e6, 1e6, 2e6, 8e6][:n]]
         benchmark.growth("cpu", quick)
         title, header, lines = table_of(capsys)
         assert title == "Growth: orders are log2 of the ratio at each doubling"
         assert header == ["what grows", "ms", "order", "expected", "peak MB of live tensors",
                           "order", "expected"]
-        values = [32, 64, 128, 256], *[[256, 512, 1024, 2048]] * 3, *[[2, 4, 8, 16]] * 2, *[
-            [4096, 8192, 16384, 32768]] * 2
-        names = ["batch B: 32 tokens generated", "context S: a cached step",
-                 "context S: recomputed", "width C: a cached step",
-                 *(f"{what}: the marginal, {page}" for what in ("temperatures K", "vocabulary V")
-                   for page in ("lpo.py", "large_vocab.py"))]
-        orders = [("B", "B"), ("S", "S"), ("S to S^2", "S"), ("C^2", "C"), ("K", "K"), ("K", "1"),
-                  ("V", "V"), ("V", "V")]
-        ms, order = ("1 2 8 8", "1.00 2.00 0.00") if n == 4 else ("1 2", "1.00")
-        mb, growing = ("4 1 1 2", "-2.00 0.00 1.00") if n == 4 else ("4 1", "-2.00")
-        assert lines == [[f"{name}, {' '.join(map(str, of[:n]))}", ms, order, time, mb, growing,
-                          memory] for name, of, (time, memory) in zip(names, values, orders)]
-        assert set(turns) == {1 if quick else 9} and len(turns) == 8 * n
+        ms, order = ["1", "2", "8", "8", "32"], ["1.00", "2.00", "0.00", "2.00"]
+        mb, growing = ["4", "1", "1", "2", "8"], ["-2.00", "0.00", "1.00", "2.00"]
+        for line, n, (name, values, time, memory) in zip(lines, counts, rows):
+            numbers = [" ".join(x) for x in (ms[:n], order[:n - 1], mb[:n], growing[:n - 1])]
+            assert line == [f"{name}, {' '.join(map(str, values[:n]))}", *numbers[:2], time,
+                            *numbers[2:], memory]
+        assert len(lines) == len(rows) and not durations and not peaks
+        assert set(turns) == {1 if quick else 9} and len(turns) == sum(counts)
+        ks_, vs = ks[:most], vocabularies[:most]
         assert built == [
-            *(("cached_step", "cpu", 16, S, 128) for S in values[1][:n]),
-            *(("recomputed", "cpu", S) for S in values[1][:n]),
-            *(("cached_step", "cpu", 16, 32, C) for C in values[1][:n]),
-            *(("marginals", "cpu", lean, K, 8192) for lean in (False, True) for K in values[4][:n]),
-            *(("marginals", "cpu", lean, 6, V) for lean in (False, True) for V in values[6][:n])]
-        assert [(of[1], of[2]) for of, _ in generated] == [
-            ([[1] * 16] * B, 32) for B in values[0][:n] for _ in range(2)]
-        assert generated[0][0][0].config == GPTConfig(128, 64, 2, 4, 128)
-        assert generated[0][1]["decoder"].n_embd == 128
+            *(("cached_step", "cpu", 16, S, 128) for S in contexts[:most]),
+            *(("recomputed", "cpu", S) for S in contexts[:most]),
+            *(("cached_step", "cpu", 16, 32, C) for C in contexts[:most]),
+            *(("marginals", "cpu", lean, K, 8192) for lean in (False, True) for K in ks_),
+            *(("cut_logps", "cpu", K, 8192) for K in ks_),
+            *(("marginals", "cpu", lean, 6, V) for lean in (False, True) for V in vs),
+            *(("all_losses", "cpu", V) for V in vs)]
+        # rows, different prompts, their length, new tokens, V and K, each called twice
+        expected = [
+            *((B, 1, 16, 32, 128, 6) for B in [32, 64, 128, 256][:most]),
+            *((32 * N, 32, 48, 8, 128, 6) for N in samples[:most]),
+            *((32 * N, 32 * N, 48, 8, 128, 6) for N in samples[:most]),
+            *((16, 1, 16, 4, 8192, K) for K in ks_),
+            *((32, 1, 16, 16, V, 6) for V in vs)]
+        found = [(len(prompts), len({*map(tuple, prompts)}), *{*map(len, prompts)}, new,
+                  model.config.vocab_size, len(more["decoder"].choices))
+                 for (model, prompts, new), more in generated]
+        assert found == [case for case in expected for _ in range(2)]
+        assert {of[0].config for of, _ in generated} == {
+            GPTConfig(V, 64, 2, 4, 128) for V in {128, 8192, *vs}}
+        assert all(map(callable, generated[-2 * len(vs) - 1][1]["decoder"].choices))
+
+
+# --- memory over many calls -----------------------------------------------------------------------
+
+
+def test_memory_is_looked_at_when_every_size_was_there(monkeypatch, capsys):
+    """200 calls of twenty sizes: each once in every twenty, in another order. 1, 2 and 5 MB after
+    the twentieth and 3, 4 and 6 after the last. Bugs: a size that comes late and looks like a leak,
+    one size again and again, free memory for used, a look before the device is done, CPU numbers.
+    """
+    order = []
+
+    def look(name, *answers):
+        answers = iter(answers)
+        return lambda: order.append(name) or next(answers)
+    on_gpu(monkeypatch, synchronize=lambda: order.append("wait"),
+           memory_allocated=look("tensors", 1_000_000, 3_000_000),
+           memory_reserved=look("torch", 2_000_000, 4_000_000),
+           mem_get_info=look("device", (15_000_000, 20_000_000), (14_000_000, 20_000_000)))
+    monkeypatch.setitem(benchmark.SHAPES, "cuda", dict(shape=(1, 2, 8)))
+    calls = []
+
+    def generate(model, prompts, new, decoder):
+        calls.append((len(prompts), new, len({*map(tuple, prompts)}), {*map(len, prompts)}))
+        assert model.config == GPTConfig(50257, 256, 1, 2, 8) and decoder.n_embd == 8
+        assert model.norm.weight.dtype == torch.bfloat16
+        assert max(map(len, prompts)) + new <= 256
+        order.append("call")
+    monkeypatch.setattr(benchmark, "generate", generate)
+    benchmark.memory("cuda", quick=False)
+    title, header, lines = table_of(capsys)
+    assert title == "Memory: calls of 20 sizes, 1 layers of 8, V 50,257"
+    assert header == ["calls", "MB of tensors", "MB reserved by torch", "MB in use on the device"]
+    assert lines == [["20", "1.0", "2.0", "5.0"], ["200", "3.0", "4.0", "6.0"]]
+    by_twenty = [[call[:2] for call in calls[i:i + 20]] for i in range(0, 200, 20)]
+    assert len(calls) == 200 and len({*map(tuple, by_twenty)}) == 10
+    assert {frozenset(sizes) for sizes in by_twenty} == {frozenset(by_twenty[0])}
+    assert len({*by_twenty[0]}) == 20
+    assert all(different == B and lengths == {*range(1, 1 + min(B, 16))}
+               for B, _, different, lengths in calls)
+    looks = ["wait", "device", "tensors", "torch"]
+    assert order == ["call"] * 20 + looks + ["call"] * 180 + looks
+    order.clear()
+    benchmark.memory("cpu", quick=False)
+    assert not order and capsys.readouterr().out.startswith("\nSection memory is skipped: ")
