@@ -273,6 +273,13 @@ def test_the_shapes_are_those_of_the_page():
             PROMPT, setting["new"], setting["shape"][0], setting["shape"][2])
         assert tuple(map(int, batches)) == setting["batches"]
         assert setting["turns"] % 2 == 1  # so that a median is a turn
+    tokens = re.search(r"(\d+) prompt tokens and (\d+) new\s+ones, float32, CPU, a busy machine:\n"
+                       r"((?:.*\n)*?)A step", page)
+    batches = re.findall(r"^\| (\d+) \| fast.generate", tokens[3], re.MULTILINE)
+    setting = benchmark.REAL["cpu"]
+    assert (int(tokens[1]), int(tokens[2])) == (setting["prompt"], setting["new"])
+    assert tuple(map(int, batches)) == setting["batches"]
+    assert all(setting["turns"] % 2 == 1 for setting in benchmark.REAL.values())
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -457,9 +464,9 @@ def test_a_real_model_is_asked_for_the_same_work(monkeypatch, capsys):
 def test_on_a_gpu_the_library_compiles_and_may_fail(monkeypatch, capsys):
     """Bugs: no compiled competitor, one that is raced though it failed, its row lost, a crash, a
     batch size for which the compiler keeps the last one's state, single precision."""
-    on_gpu(monkeypatch)
     resets = []
-    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))  # which imports it
+    on_gpu(monkeypatch)
     races, asked, _, dtypes = real_section(monkeypatch, "cuda", dict.fromkeys(REAL_NAMES, [1.0]))
     title, header, lines = table_of(capsys)
     assert title.endswith("bfloat16") and dtypes == ["bfloat16"] and len(resets) == 2
@@ -762,9 +769,9 @@ def test_all_losses_are_taken_and_reach_the_logits(monkeypatch):
 
 
 def test_the_table_of_growth(monkeypatch, capsys):
-    """1, 2, 8 and 8 ms are orders of 1, 2 and 0; 4, 1, 1 and 2 MB of -2, 0 and 1. Bugs: natural
-    logarithms, a ratio turned round, times for memory, another value's case, the first value
-    for all of a lambda's."""
+    """1, 2, 8, 8 and 2048 ms are orders of 1, 2, 0 and 8; 4, 1, 1, 2 and 8 MB of -2, 0, 1 and 2.
+    Bugs: natural logarithms, a ratio turned round, times for memory, another value's case, the
+    first value for all of a lambda's, other rows than the page has."""
     durations, peaks, turns, built = [], [], [], []
 
     class Live:
@@ -808,18 +815,22 @@ def test_the_table_of_growth(monkeypatch, capsys):
         ("vocabulary V: the marginal, large_vocab.py", vocabularies, "V", "V"),
         ("vocabulary V: the three losses, lpo.py", vocabularies, "V", "V"),
         ("vocabulary V: 32 rows, 16 tokens generated", vocabularies, "V", "V")]
+    page = (ROOT / "results" / "BENCHMARKS.md").read_text(encoding="utf-8")
+    lines = [line for line in page.partition("## Growth")[2].splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        f"| {name}, {' '.join(map(str, values))}" for name, values, *_ in rows]
     for most, quick in ((5, False), (2, True)):
         for calls in (built, generated, turns):
             calls.clear()
         counts = [min(most, len(values)) for _, values, *_ in rows]
-        durations[:] = [x for n in counts for x in [0.001, 0.002, 0.008, 0.008, 0.032][:n]]
+        durations[:] = [x for n in counts for x in [0.001, 0.002, 0.008, 0.008, 2.048][:n]]
         peaks[:] = [x for n in counts for x in [4e6, 1e6, 1e6, 2e6, 8e6][:n]]
         benchmark.growth("cpu", quick)
         title, header, lines = table_of(capsys)
         assert title == "Growth: orders are log2 of the ratio at each doubling"
         assert header == ["what grows", "ms", "order", "expected", "peak MB of live tensors",
                           "order", "expected"]
-        ms, order = ["1", "2", "8", "8", "32"], ["1.00", "2.00", "0.00", "2.00"]
+        ms, order = ["1", "2", "8", "8", "2050"], ["1.00", "2.00", "0.00", "8.00"]
         mb, growing = ["4", "1", "1", "2", "8"], ["-2.00", "0.00", "1.00", "2.00"]
         for line, n, (name, values, time, memory) in zip(lines, counts, rows):
             numbers = [" ".join(x) for x in (ms[:n], order[:n - 1], mb[:n], growing[:n - 1])]
