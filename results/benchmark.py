@@ -37,7 +37,7 @@ from train_toy import make_pairs, sides_of, update
 SHAPES = dict(cpu=dict(shape=(4, 4, 128), batches=(1, 64, 512), new=48, turns=15),
               cuda=dict(shape=(6, 6, 384), batches=(1, 64, 1024), new=240, turns=7))
 VOCAB, PROMPT, BANDWIDTH = 128, 16, 2.9e12  # bytes a second that an H100 copies
-PEER = "compiled loop"
+PEER, COMPILED = "compiled loop", "a decoder, compiled"
 REAL = dict(cpu=dict(batches=(1, 16), prompt=16, new=16, turns=7),
             cuda=dict(batches=(1, 32, 256), prompt=32, new=128, turns=5))
 GPT2_VOCAB = 50_257
@@ -233,7 +233,7 @@ def generation(device, quick):
             "a decoder": lambda: generate(model, prompts, new, decoder=decoder)}
         if device == "cuda":
             competitors["a decoder, replays alone"] = replays(model, decoder, prompts, new)
-            compiled = {"a decoder, compiled": lambda: generate(
+            compiled = {COMPILED: lambda: generate(
                 model, prompts, new, decoder=decoder, compiled=True),
                         PEER: compiled_loop(model, idx, new)}
             took, failed = first_calls(compiled)

@@ -16,7 +16,7 @@ import decoder as plain
 from conftest import calls_of
 from model import GPT, GPTConfig
 from results import benchmark
-from results.benchmark import PEER, PROMPT, VOCAB
+from results.benchmark import COMPILED, PEER, PROMPT, VOCAB
 from test_lpo import chi_square_p
 from toy.stages import ROOT
 
@@ -230,7 +230,8 @@ def test_replays_go_through_the_recordings_column_by_column(monkeypatch):
     written, played = [], []
 
     class Writing:
-        def __init__(self, model, idx, lengths, T, decoder, greedy, generator):
+        def __init__(self, model, prompts, idx, lengths, T, decoder, greedy, generator):
+            assert prompts == [[1] * 16] * 2
             assert (model, decoder, greedy, generator) == ("model", "decoder", False, None)
             assert idx.shape == (2, PROMPT + 70) and lengths.tolist() == [16, 16] and T == 70
             self.pos = torch.tensor([99, 99])
@@ -349,22 +350,28 @@ def test_the_bandwidth_bound_by_hand(monkeypatch, capsys):
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(benchmark.SHAPES, "cuda", dict(shape=(1, 1, 8), batches=(3,), new=4,
                                                        turns=7))
-    names = ("nanoGPT's loop", "one temperature", "a decoder", "a decoder, replays alone", PEER)
+    calls = calls_to(monkeypatch, "generate")
+    names = ("nanoGPT's loop", "one temperature", "a decoder", "a decoder, replays alone",
+             COMPILED, PEER)
     race_of(monkeypatch, {name: [2.6615e-7 / (i + 1)] for i, name in enumerate(names)}, call=False)
     benchmark.generation("cuda", quick=False)
     *printed, blank, note = capsys.readouterr().out.rstrip("\n").split("\n")
     _, _, lines = read_table(printed)
     assert [line[1] for line in lines] == [*names]
-    assert [line[-1] for line in lines] == ["5.0 %", "10.0 %", "15.0 %", "20.0 %", "25.0 %"]
+    assert [line[-1] for line in lines] == [f"{x}.0 %" for x in (
+        5, 10, 15, 20, 25, 30)]
     assert [line[-2] for line in lines] == [f"{x}, one turn" for x in (
-        "0.20", "0.40", "0.60", "0.80", "1.00")]
+        "0.17", "0.33", "0.50", "0.67", "0.83", "1.00")]
+    (((_, prompts, _), how), ) = calls  # the first call alone: no race here calls anything
+    assert how.pop("decoder") is replays[0][0][1] and how == dict(compiled=True)
+    assert prompts == [[1] * 16] * 3
     assert replays[0][0][1].n_embd == 8 and replays[0][0][2:] == ([[1] * 16] * 3, 4)
     ((model, idx, new), _), = made
     assert model is replays[0][0][0] and model.norm.weight.dtype == torch.bfloat16
     assert (idx.tolist(), new) == ([[1] * 16] * 3, 4)
     assert blank == "" and note == (
-        "The compiled loop's first call, which compiles and is not timed above: 33 s at batch 3; "
-        "CUDA graphs that it skipped: 2.")
+        "First calls, which compile and are not timed above: a decoder, compiled 33 s at batch 3, "
+        "compiled loop 33 s at batch 3; CUDA graphs that the compiled loop skipped: 2.")
 
 
 def test_without_a_compiler_the_others_go_on(monkeypatch, capsys):
@@ -384,8 +391,9 @@ def test_without_a_compiler_the_others_go_on(monkeypatch, capsys):
     benchmark.generation("cuda", quick=False)
     _, header, lines = table_of(capsys)
     assert races == [([*names], 7)]
-    assert lines[0] == ["3", PEER, "failed: ImportError, no triton", "", "", "", ""]
-    assert [line[5] for line in lines[1:]] == [""] * 4 and {len(line) for line in lines} == {7}
+    assert lines[0][:2] == ["3", COMPILED] and lines[0][2].startswith("failed: ValueError, ")
+    assert lines[1] == ["3", PEER, "failed: ImportError, no triton", "", "", "", ""]
+    assert [line[5] for line in lines[2:]] == [""] * 4 and {len(line) for line in lines} == {7}
 
 
 # --- a real language model ------------------------------------------------------------------------
