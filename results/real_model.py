@@ -265,7 +265,7 @@ def main(argv=None):
                      for experiment in experiments(cfg)}
     rows = [row for experiment, ones in by_experiment.items() for row in rows_of(experiment, ones)]
     path = Path(cfg.out) / ("real.json" if cfg.model == Config.model else "real_second.json")
-    config = asdict(cfg) | dict(model=Path(cfg.model).name)
+    config = asdict(cfg) | dict(model=Path(cfg.model).stem)
     write(path, to_json(dict(config=config, stages=run.finished, rows=rows, samples=[
         text for ones in by_experiment.values() for text in texts_of(ones)])))
     print(path)

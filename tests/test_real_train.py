@@ -894,7 +894,7 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
     assert started[-1] == (str(other), "float32")
     assert load(tmp_path / "real.json") == kept  # the first model's stays
     second = load(tmp_path / "real_second.json")
-    assert second["config"]["model"] == "x.gguf"  # without the place on this machine
+    assert second["config"]["model"] == "x"  # without the place on this machine
     assert {r["experiment"] for r in second["rows"]} == {"lines", "repeats"}
     n = len(calls)
     monkeypatch.setattr(real_model, "checked", lambda cfg: train.checked(replace(cfg, samples=3)))
