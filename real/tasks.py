@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+from lpo import require
+
 PARTS = json.loads(Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))
 
 
@@ -116,9 +118,10 @@ def token_ids(item, tokenizer):
     text = task.prompt.format(*item[1])
     text = text[0].upper() + text[1:]
     if task.chat:
+        require(tokenizer.chat_template, f"{item[0]} needs a model with a chat template")
         text = tokenizer.apply_chat_template([dict(role="user", content=text)], tokenize=False,
                                              add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False).input_ids
+    return tokenizer(text, add_special_tokens=not task.chat).input_ids  # a template has its own
 
 
 def reward(item, text, probabilities):

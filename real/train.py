@@ -3,6 +3,7 @@
     python -m real.train                            constrained lines, three decoders
     python -m real.train --laptop                   the same in small, for two cores
     python -m real.train --experiment mix --level sequence --choices 0,.3,1,min_p=.05@1.5
+    python -m real.train --model gemma3-270m        a base model: lines or repeats
     torchrun --nproc_per_node 2 -m real.train       each process samples and scores its share
 
 Results and the decoders' weights go to out/real; what is finished is kept and reused. A response is
@@ -14,7 +15,9 @@ import copy
 import json
 import os
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +26,29 @@ import torch.distributed as dist
 
 from decoder import LEVELS, AdaptiveDecoder, Rollout
 from fast.generate import generate
-from lpo import ResponseLogps, lpo_loss
+from lpo import lpo_loss, require
 from real import hf, models
 from real.tasks import EXPERIMENTS, TASKS, draw_prompts, reward, token_ids
 from toy.options import check_value, checked_device, option, read
 from toy.samplers import choice_of
-from toy.stages import Stages, code_of, randomness, write
+from toy.stages import Silent, Stages, code_of, randomness, write
 from train_toy import make_pairs
 
 
 @dataclass(frozen=True)
 class Config:
+    model: str = option("smollm2", f"{' or '.join(models.MODELS)}, or the path of a GGUF file")
     experiment: str = option("lines", "what is asked", tuple(EXPERIMENTS))
     level: str = option("token", "a choice a token, or one a response", LEVELS)
-    choices: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), "temperatures, or samplers as in "
-                            "top_p=.9 or min_p=.05@3 (toy/samplers.py), comma-separated")
+    choices: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
+                            "temperatures, or samplers as in top_p=.9 or min_p=.05@3")
     beta: float = option(0.2, "larger stays closer to the reference")
     lr: float = option(1e-3, "learning rate in round one; then it falls linearly")
     rounds: int = option(6, "times sample -> pair -> update")
     prompts: int = option(128, "training prompts a round")
     responses: int = option(8, "responses a training prompt")
     steps: int = option(5, "updates a round, each on all its pairs")
-    reference: str = option("round", "what sampled the round's pairs, or the first round's",
-                            ("round", "initial"))
+    reference: str = option("round", "what sampled the round, or the first", ("round", "initial"))
     seed: int = option(0, "the first seed")
     seeds: int = option(3, "decoders")
     validation_prompts: int = option(48, "held-out prompts to tune something on")
@@ -63,9 +66,17 @@ LAPTOP = dict(choices=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), rounds=4, prompts=24, resp
 # --- processes: torchrun starts one a GPU ---------------------------------------------------------
 
 
-def mine(items):
-    """This process's share."""
-    return items[dist.get_rank()::dist.get_world_size()] if dist.is_initialized() else items
+def join(cfg):
+    """Join torchrun's other processes, if there are."""
+    if "WORLD_SIZE" in os.environ:
+        if cfg.device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if cfg.device == "cuda" else "gloo")
+
+
+def rank():
+    """This process's number. The first, 0, reads, writes and speaks for all."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def gathered(share):
@@ -77,15 +88,17 @@ def gathered(share):
     return every
 
 
-def in_order(share):
-    """What all processes have of the items that `mine` dealt out, in the items' order."""
-    parts = gathered(share)
-    return [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
+def together(run, name, key, compute):
+    """run(name, key, compute) of the first process; the others compute with it, if it does."""
+    result = None if rank() else run(name, key, lambda: gathered(None)[0] or compute())
+    while (told := gathered(result)[0]) is None:  # the first is about to compute
+        compute()
+    return told
 
 
 def generator_of(cfg, *seeds):
     """Random numbers for responses, other ones in each process."""
-    return randomness(cfg.device, "real", cfg.experiment, *seeds, mine(range(256))[0])[0]
+    return randomness(cfg.device, "real", cfg.experiment, *seeds, rank())[0]
 
 
 # --- responses and their rewards ------------------------------------------------------------------
@@ -93,26 +106,27 @@ def generator_of(cfg, *seeds):
 
 @dataclass
 class Outcome:
-    """Responses to P prompts, N of each, prompt by prompt."""
+    """Responses to P prompts, N of each, prompt by prompt; of all processes."""
     asked: list          # P of (task, what is asked)
     prompts: list        # P lists of ids
     rewards: np.ndarray  # (P,N)
-    rollout: Rollout     # of P * N responses
+    rollout: Rollout     # of P * N responses, on the CPU
 
 
 def respond(cfg, lm, asked, samples, generator, plan=None, **policy):
     """Sample responses at a policy and score them.  P of (task, what is asked) -> Outcome
 
-    policy: as `generate` takes it. plan: the place of each of R responses among the P -> what
-    `generate` takes as temperature.
+    Each process makes its share, if there is one for it. policy: as `generate` takes it. plan: the
+    place of each of R responses among the P -> what `generate` takes as temperature.
     """
     model, tokenizer = lm
     prompts = [token_ids(item, tokenizer) for item in asked]
     T = max(TASKS[name].length for name, _ in asked)
-    every = [i for i in range(len(asked)) for _ in range(samples)]
+    every = np.repeat(range(len(asked)), samples)
+    share = np.array_split(every, len(gathered(None)))[rank()].tolist()
     rollouts, rewards = [], []
-    for start in range(0, len(every), cfg.at_once):
-        block = every[start:start + cfg.at_once]
+    for start in range(0, len(share), cfg.at_once):
+        block = share[start:start + cfg.at_once]
         rows = [prompts[i] for i in block]
         if plan is not None:
             policy["temperature"] = plan(block)
@@ -124,59 +138,46 @@ def respond(cfg, lm, asked, samples, generator, plan=None, **policy):
                                         rollout.mask.sum(1).tolist(), logps[..., 0].tolist()):
             text = tokenizer.decode(ids[:n], skip_special_tokens=True)
             rewards.append(reward(asked[i], text, np.exp(of_tokens[:n])))
-        rollouts.append(rollout)
+        rollouts.append(Rollout(*(x if x is None else x.cpu() for x in vars(rollout).values())))
+    rollouts, rewards = (sum(parts, []) for parts in zip(*gathered((rollouts, rewards))))
     return Outcome(asked, prompts, np.reshape(rewards, (len(asked), samples)),
                    Rollout.cat(rollouts))
 
 
 def drawn_at(outcome, tokenizer):
-    """Of each response its tokens: (role, text, index of the choice).  -> P * N lists"""
+    """Of each response its tokens: (task and role, text, index of the choice).  -> P * N lists"""
     rollout, found = outcome.rollout, []
-    every = zip(rollout.tokens.tolist(), rollout.mask.sum(1).tolist(),
-                rollout.tau_idx.expand(rollout.mask.shape).tolist())
-    for number, (ids, n, drawn) in enumerate(every):
-        name, asked = outcome.asked[number // outcome.rewards.shape[1]]
+    piece = cache(lambda i: tokenizer.decode([i]))  # each id is looked up once
+    for (name, asked), ids, n, drawn in zip(
+            (item for item in outcome.asked for _ in outcome.rewards[0]), rollout.tokens.tolist(),
+            rollout.mask.sum(1).tolist(), rollout.tau_idx.expand(rollout.mask.shape).tolist()):
         tokens, so_far = [], ""
-        for piece, k in zip(tokenizer.batch_decode([[i] for i in ids[:n]]), drawn):
-            tokens.append((TASKS[name].role(asked, so_far), piece, k))
-            so_far += piece
+        for i, k in zip(ids[:n], drawn):
+            tokens.append((f"{name}, {TASKS[name].role(asked, so_far)}", piece(i), k))
+            so_far += piece(i)
         found.append(tokens)
     return found
 
 
-def counts_of(outcome, K, tokenizer):
-    """How often each choice was drawn.  -> {"task, role": K counts}, over all processes"""
-    found = {}
-    for number, tokens in enumerate(drawn_at(outcome, tokenizer)):
-        task, _ = outcome.asked[number // outcome.rewards.shape[1]]
-        for role, _, k in tokens:
-            found.setdefault(f"{task}, {role}", [0] * K)[k] += 1
-    parts = gathered(found)
-    return {name: np.sum([part[name] for part in parts if name in part], 0).tolist()
-            for name in dict.fromkeys(name for part in parts for name in part)}
+def counts_of(drawn, K):
+    """How often each of K choices was drawn, by drawn_at.  -> {"task, role": K counts}"""
+    found = Counter((role, k) for tokens in drawn for role, _, k in tokens)
+    return {role: [found[role, k] for k in range(K)] for role, _ in found}
 
 
 # --- training -------------------------------------------------------------------------------------
 
 
 def sides_of(model, decoder, outcome):
-    """What the model, and the decoder that sampled, make of the pairs of all processes.
+    """What the frozen model makes of the pairs.
 
-    -> chosen and rejected, each (ResponseLogps, hidden); or nothing where there is no pair
+    -> chosen and rejected, each (Rollout, frozen_pass of it); or nothing where there is no pair
     """
-    share = []
+    sides = []
     for numbers in filter(None, make_pairs(outcome.rewards)):
         rollout = outcome.rollout[numbers]
         prompts = [outcome.prompts[i // outcome.rewards.shape[1]] for i in numbers]
-        hidden, text_logps = hf.frozen_pass(model, decoder.choices, prompts, rollout)
-        share.append([x.cpu() for x in (rollout.tau_idx, rollout.mask, text_logps, hidden)])
-    sides = []
-    for parts in zip(*filter(None, gathered(share))):  # of one side, one of each process
-        tau_idx, mask, text_logps, hidden = (
-            torch.cat(column).to(outcome.rollout.mask.device) for column in zip(*parts))
-        with torch.no_grad():
-            tau_logps = decoder.response(hidden)
-        sides.append((ResponseLogps(tau_logps, tau_idx, mask, text_logps, text_logps), hidden))
+        sides.append((rollout, hf.frozen_pass(model, decoder.choices, prompts, rollout)))
     return sides
 
 
@@ -185,45 +186,42 @@ def update(decoder, ref_decoder, sides, beta, lr, steps):
 
     -> the last loss, and the mean of the largest P(tau | h): at 1 nothing is explored any more
     """
-    with torch.no_grad():
-        refs = [ref_decoder.response(hidden) for _, hidden in sides]
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=lr, weight_decay=0.0)
     for _ in range(steps):
-        logps = [replace(side, tau_logps=decoder.response(hidden), ref_tau_logps=ref)
-                 for (side, hidden), ref in zip(sides, refs)]
+        logps = [hf.response_logps(decoder, *side, ref_decoder) for side in sides]
         loss = lpo_loss(*logps, "latent", beta).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    decided = [decoder.response(hidden)[side.mask[:, :side.tau_idx.shape[1]]]
-               for side, hidden in sides]  # each (decisions,K)
+    decided = [decoder.response(hidden)[rollout.mask[:, :rollout.tau_idx.shape[1]]]
+               for rollout, (hidden, _) in sides]  # each (decisions,K)
     return loss.item(), torch.cat(decided).exp().amax(-1).mean().item()
 
 
 def train(cfg, lm, seed, run):
     """The LPO loop.  -> decoder, one dict a round"""
-    model, tokenizer = lm
     gen = generator_of(cfg, "train", cfg.level, seed)
     _, rng = randomness("cpu", "real", cfg.experiment, seed)  # the decoder's first weights too
-    decoder = AdaptiveDecoder(model.config.n_embd, map(choice_of, cfg.choices), cfg.level)
+    decoder = AdaptiveDecoder(lm[0].config.n_embd, map(choice_of, cfg.choices), cfg.level)
     decoder.to(cfg.device)
     rounds = []
     for rnd in range(cfg.rounds):
         if rnd == 0 or cfg.reference == "round":
             ref_decoder = copy.deepcopy(decoder)
         asked = draw_prompts(cfg.experiment, "train", cfg.prompts, rng)
-        outcome = respond(cfg, lm, mine(asked), cfg.responses, gen, decoder=decoder)
-        found = dict(reward=float(np.concatenate(gathered(outcome.rewards)).mean()),
-                     counts=counts_of(outcome, len(decoder.choices), tokenizer))
-        sides = sides_of(model, decoder, outcome)
+        outcome = respond(cfg, lm, asked, cfg.responses, gen, decoder=decoder)
+        sides = sides_of(lm[0], decoder, outcome)
+        require(sides or rounds, f"round {rnd + 1} of {cfg.experiment} has no pair of unequal "
+                "rewards; raise --responses or --prompts, or give --choices one above 0 too")
         if not sides:
             run.say(f"  round {rnd + 1}  no pair of unequal rewards: nothing to learn from it")
             continue
-        found["loss"], found["certainty"] = update(
-            decoder, ref_decoder, sides, cfg.beta, cfg.lr * (1 - rnd / cfg.rounds), cfg.steps)
-        rounds.append(found | dict(round=rnd, pairs=len(sides[0][1])))
-        run.say(f"  round {rnd + 1}  pairs {len(sides[0][1]):4d}  reward {found['reward']:6.3f}  "
-                f"loss {found['loss']:.3f}  largest P(tau) {found['certainty']:.2f}")
+        loss, certainty = update(decoder, ref_decoder, sides, cfg.beta,
+                                 cfg.lr * (1 - rnd / cfg.rounds), cfg.steps)
+        pairs, earned = len(sides[0][0].mask), float(outcome.rewards.mean())
+        rounds.append(dict(round=rnd, pairs=pairs, reward=earned, loss=loss, certainty=certainty))
+        run.say(f"  round {rnd + 1}  pairs {pairs:4d}  reward {earned:6.3f}  loss {loss:.3f}  "
+                f"largest P(tau) {certainty:.2f}")
         run.tick((rnd + 1) / (cfg.rounds + 1), "sampling")
     return decoder, rounds
 
@@ -232,22 +230,18 @@ def train(cfg, lm, seed, run):
 
 
 def measure(cfg, lm, split, *seeds, **policy):
-    """A policy on a split's prompts, the same for every policy.
-
-    -> Outcome of this process's share; the mean reward of each prompt, of all
-    """
+    """A policy on a split's prompts, the same for every policy.  -> Outcome"""
     _, rng = randomness("cpu", "real", cfg.experiment, split)
-    n = cfg.test_prompts if split == "test" else cfg.validation_prompts
-    asked = draw_prompts(cfg.experiment, split, n, rng)
-    outcome = respond(cfg, lm, mine(asked), cfg.samples, generator_of(cfg, split, *seeds), **policy)
-    return outcome, in_order(outcome.rewards.mean(1).tolist())
+    asked = draw_prompts(cfg.experiment, split, getattr(cfg, f"{split}_prompts"), rng)
+    return respond(cfg, lm, asked, cfg.samples, generator_of(cfg, split, *seeds), **policy)
 
 
 def measure_fixed(cfg, lm, run):
     """Each choice for all tokens, on test prompts.  -> {its label: rewards by prompt}"""
     found = {}
     for text in cfg.choices:
-        _, found[str(text)] = measure(cfg, lm, "test", text, temperature=choice_of(text))
+        outcome = measure(cfg, lm, "test", text, temperature=choice_of(text))
+        found[str(text)] = outcome.rewards.mean(1).tolist()
         run.tick(len(found) / len(cfg.choices), f"{text}")
     return found
 
@@ -255,11 +249,11 @@ def measure_fixed(cfg, lm, run):
 def learn(cfg, lm, seed, run):
     """Train a decoder and measure it on test prompts, its choices sampled.  -> dict"""
     decoder, rounds = train(cfg, lm, seed, run)
-    outcome, rewards = measure(cfg, lm, "test", cfg.level, seed, decoder=decoder)
-    texts = zip(outcome.asked, drawn_at(outcome, lm[1])[::cfg.samples])
-    return dict(seed=seed, rounds=rounds, rewards=rewards, texts=list(texts)[:8],
-                counts=counts_of(outcome, len(decoder.choices), lm[1]),
-                weights=decoder.cpu().state_dict())
+    outcome = measure(cfg, lm, "test", cfg.level, seed, decoder=decoder)
+    drawn = drawn_at(outcome, lm[1])
+    return dict(seed=seed, rounds=rounds, rewards=outcome.rewards.mean(1).tolist(),
+                texts=list(zip(outcome.asked, drawn[::cfg.samples]))[:8],
+                counts=counts_of(drawn, len(cfg.choices)), weights=decoder.cpu().state_dict())
 
 
 # --- the program ----------------------------------------------------------------------------------
@@ -270,48 +264,45 @@ def checked(cfg):
     for f in fields(cfg):
         check_value(f, getattr(cfg, f.name))
     AdaptiveDecoder(1, map(choice_of, cfg.choices))
+    require(cfg.model in models.MODELS or Path(cfg.model).is_file(),
+            f"--model is {cfg.model}; choose from {', '.join(models.MODELS)}, or give a GGUF file")
     return replace(cfg, device=checked_device(cfg.device))
 
 
 def start(cfg):
-    """Join torchrun's other processes if there are, load the model.  -> model, tokenizer"""
-    if "WORLD_SIZE" in os.environ:
-        if cfg.device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if cfg.device == "cuda" else "gloo")
-        if dist.get_rank():
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # one of them speaks
-    lm, tokenizer = models.smollm2("bfloat16" if cfg.device == "cuda" else "float32")
+    """-> model, tokenizer"""
+    lm, tokenizer = models.load(cfg.model, "bfloat16" if cfg.device == "cuda" else "float32")
     return hf.wrap(lm.to(cfg.device)), tokenizer
 
 
 def stage_key(cfg):
     """What a finished stage depends on."""
-    options = {name: x for name, x in asdict(cfg).items() if name not in ("out", "seed", "seeds")}
-    return [options, code_of("lpo.py", "decoder.py", "fast/generate.py", "toy/samplers.py",
-                             make_pairs, "real/hf.py", "real/tasks.py", "real/prompts.json",
-                             "real/train.py")]
+    return [asdict(replace(cfg, out="", seed=0, seeds=0)), code_of(
+        "lpo.py", "decoder.py", "fast/generate.py", "toy/samplers.py", make_pairs, "real/hf.py",
+        "real/tasks.py", "real/prompts.json", "real/train.py")]
 
 
 def main(cfg):
+    join(cfg)
     name, key = f"{cfg.experiment}-{cfg.level}", stage_key(cfg)
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
-    run = Stages(cfg.out, {f"{name}-fixed": 1.0} | {f"{name}-{seed}": 2.0 for seed in seeds},
-                 cfg.device)
+    run = Silent() if rank() else Stages(cfg.out, dict.fromkeys(
+        [f"{name}-fixed", *(f"{name}-{seed}" for seed in seeds)], 1.0), cfg.device)
     lm = start(cfg)
-    fixed = run(f"{name}-fixed", key, lambda: measure_fixed(cfg, lm, run))
+    fixed = together(run, f"{name}-fixed", key, lambda: measure_fixed(cfg, lm, run))
     for choice, rewards in fixed.items():
-        print(f"{choice:>16}  {np.mean(rewards):7.3f}")
+        run.say(f"{choice:>16}  {np.mean(rewards):7.3f}")
     learned = []
     for seed in seeds:
-        found = run(f"{name}-{seed}", key, lambda: learn(cfg, lm, seed, run))
-        torch.save(found.pop("weights"), Path(cfg.out) / f"{name}-{seed}.pt")
-        print(f"learned, seed {seed:2}  {np.mean(found['rewards']):7.3f}", *(
-            f"{role}: {cfg.choices[int(np.argmax(counts))]}" for role, counts in
-            found["counts"].items()), sep="  ")
+        found = together(run, f"{name}-{seed}", key, lambda: learn(cfg, lm, seed, run))
+        most = [f"{role}: {cfg.choices[int(np.argmax(n))]}" for role, n in found["counts"].items()]
+        run.say("  ".join([f"learned, seed {seed:2}  {np.mean(found['rewards']):7.3f}", *most]))
         learned.append(found)
-    write(Path(cfg.out) / f"{name}.json", json.dumps(dict(
-        config=asdict(cfg), stages=run.finished, fixed=fixed, learned=learned)))
+    if rank() == 0:
+        for found in learned:
+            torch.save(found.pop("weights"), Path(cfg.out) / f"{name}-{found['seed']}.pt")
+        write(Path(cfg.out) / f"{name}.json", json.dumps(dict(
+            config=asdict(cfg), stages=run.finished, fixed=fixed, learned=learned)))
 
 
 if __name__ == "__main__":

