@@ -1,7 +1,7 @@
 """A real language model: any causal one of Hugging Face's, decoded at temperatures that it chooses.
 
     hf.py               a transformers model as the module that `generate` takes
-    models.py           a small model from a package, without a download of its own
+    models.py           small models from packages, without a download of their own; any GGUF file
     custom_generate.py  the decoder in transformers' own `generate`
     tasks.py            what it is asked, with exact rules as rewards; the lists are in prompts.json
     train.py            LPO around it: sample, score, pair, update, measure

@@ -215,7 +215,7 @@ def rows_of(experiment, found):
         rows += [dict(section="seeds", experiment=experiment, method=method, seed=one["seed"],
                       value=np.mean(one["rewards"])) for one in ones]
         rows += [dict(section="memory", experiment=experiment, method=method, seed=one["seed"],
-                      value=one["memory"]) for one in ones]
+                      value=one["memory"]) for one in ones if one["memory"] is not None]
     temperatures = [str(tau) for tau in Config.choices]
     rows += [dict(section="fixed", experiment=experiment, method=tau, value=numbers[tau].mean())
              for tau in temperatures]

@@ -902,6 +902,7 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
     assert {of[1] for of in calls[n:]} == {"lines", "repeats"} and len(calls) == n + 2 * 18
     assert started[-1] == (str(other), "float32")
     assert load(tmp_path / "real.json") == kept  # the first model's stays
+    assert not [r for r in kept["rows"] if r["section"] == "memory"]  # a CPU's is not known
     second = load(tmp_path / "real_second.json")
     assert second["config"]["model"] == "x"  # without the place on this machine
     assert {r["experiment"] for r in second["rows"]} == {"lines", "repeats"}
