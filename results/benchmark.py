@@ -268,8 +268,8 @@ def real(device, quick):
     dtype = "bfloat16" if device == "cuda" else "float32"
     try:
         from real.hf import wrap
-        from real.models import smollm2
-        lm, _ = smollm2(dtype)
+        from real.models import load
+        lm, _ = load("smollm2", dtype)
     except ModuleNotFoundError as error:
         print(f"\nSection real is skipped: {error}")
         return

@@ -422,8 +422,12 @@ def real_section(monkeypatch, device, durations, quick=False):
         return theirs(idx, **how)
     lm.generate = generate
     import real.models
-    monkeypatch.setattr(real.models, "smollm2",
-                        lambda dtype: dtypes.append(dtype) or (copy.copy(lm), None))
+
+    def load(name, dtype):
+        assert name == "smollm2"
+        dtypes.append(dtype)
+        return copy.copy(lm), None
+    monkeypatch.setattr(real.models, "load", load)
     races = race_of(monkeypatch, durations)
     ours = calls_to(monkeypatch, "generate", benchmark.generate)
     for name in benchmark.REAL:
@@ -505,9 +509,9 @@ def test_without_its_packages_the_section_says_so(monkeypatch, capsys):
     """Bugs: a crash in an environment without them, silence."""
     import real.models
 
-    def smollm2(dtype):
+    def load(name, dtype):
         raise ModuleNotFoundError("gguf not installed; run: pip")
-    monkeypatch.setattr(real.models, "smollm2", smollm2)
+    monkeypatch.setattr(real.models, "load", load)
     benchmark.real("cpu", quick=True)
     assert capsys.readouterr().out == "\nSection real is skipped: gguf not installed; run: pip\n"
     monkeypatch.setitem(sys.modules, "real.hf", None)  # as if transformers were missing
