@@ -1,11 +1,11 @@
 """generate.py's step as one function for torch.compile: `generate(..., compiled=True)` on a GPU.
 
-generate.py records what PyTorch launches: some 130 small kernels a token, half of whose time is the
-gaps between them. Here a token takes 60: the compiler fuses what lies between the products, and
-attention is one kernel, written in Triton, which reads the slots that a row has written and no
-others. So the width of the cache does not matter, and one recording serves all columns. Compiling
-takes some ten seconds once a process, and again for a single row. It is the arithmetic of
-Cache.step, of the decoder and of the draws once more; tests hold them together.
+generate.py records what PyTorch launches: some 130 small kernels a token, with a gap after each. Here
+a token takes 60: the compiler fuses what lies between the products, and attention is one kernel,
+written in Triton, which reads the slots that a row has written and no others. So the width of the
+cache does not matter, and one recording serves all columns. Compiling takes some twenty seconds once a
+process, and ten more for a single row. It is the arithmetic of Cache.step, of the decoder and of the
+draws once more; tests hold them together.
 
 R rows, H heads of D, C = H * D, K temperatures, V words.
 """
@@ -147,6 +147,8 @@ def any_size(writing, noise):
 
 @functools.cache
 def compiled():
+    # each model, level and list of temperatures has a compilation of its own; 8 is little
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(next_column, fullgraph=True)
 
 
@@ -156,8 +158,7 @@ class Compiled(Writing):
 
     def __init__(self, model, prompts, idx, lengths, T, decoder, greedy, generator):
         super().__init__(model, prompts, idx, lengths, T, decoder, greedy, generator)
-        require(idx.is_cuda and triton is not None,
-                "compiled=True wants a CUDA GPU and triton")
+        require(idx.is_cuda and triton is not None, "compiled=True wants a CUDA GPU and triton")
         require(isinstance(self.cache, Cache), "compiled=True takes a model.GPT")
         D = self.cache.kv[0].shape[-1]
         require(D & (D - 1) == 0, f"heads are {D} wide; compiled=True wants a power of two")

@@ -41,7 +41,7 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
     """Sample one response a prompt, as decoder.generate does.  B token lists -> Rollout
 
     compiled: fuse the step by torch.compile (compiled.py). On a CUDA GPU, for a model.GPT and
-    temperatures given before; ten seconds the first time. Raises ValueError for anything else.
+    temperatures given before; some twenty seconds the first time. ValueError for anything else.
     """
     request = checked_request(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
                               generator)
