@@ -3,9 +3,9 @@
 generate.py records what PyTorch launches: some 130 small kernels a token, with a gap after each. Here
 a token takes 60: the compiler fuses what lies between the products, and attention is one kernel,
 written in Triton, which reads the slots that a row has written and no others. So the width of the
-cache does not matter, and one recording serves all columns. Compiling takes some twenty seconds once a
-process, and ten more for a single row. It is the arithmetic of Cache.step, of the decoder and of the
-draws once more; tests hold them together.
+cache does not matter, and one recording serves all columns. Compiling takes some twenty seconds
+once a process, and ten more for a single row. It is the arithmetic of Cache.step, of the decoder
+and of the draws once more; tests hold them together.
 
 R rows, H heads of D, C = H * D, K temperatures, V words.
 """
@@ -171,6 +171,8 @@ class Compiled(Writing):
     def from_newest(self):
         shape = len(self.rows), len(self.taus) + len(self.cache.token_table)
         dtype = torch.promote_types(self.cache.token_table.dtype, torch.float32)
-        noise = torch.rand(shape, dtype=dtype, device=self.idx.device, generator=self.generator)
+        device = self.idx.device if self.generator is None else self.generator.device
+        noise = torch.rand(shape, dtype=dtype, device=device, generator=self.generator)
+        noise = noise.to(self.idx.device)
         any_size(self, noise)
         compiled()(self, noise)
