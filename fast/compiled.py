@@ -1,6 +1,6 @@
 """generate.py's step as one function for torch.compile: `generate(..., compiled=True)` on a GPU.
 
-generate.py records what PyTorch launches: some 130 small kernels a token, with a gap after each. Here
+generate.py records what PyTorch launches: some 130 small kernels a token, a gap after each. Here
 a token takes 60: the compiler fuses what lies between the products, and attention is one kernel,
 written in Triton, which reads the slots that a row has written and no others. So the width of the
 cache does not matter, and one recording serves all columns. Compiling takes some twenty seconds
