@@ -58,7 +58,7 @@ class Cache:
         B, H, slots, _, _ = self.kv[0].shape
         heads = torch.arange(B * H, device=self.bias.device)
         self.first_slot = (heads * slots).view(B, H)  # the number of a head's first
-        self.look(0)
+        self.seen = 0  # slots that the views show
 
     def look(self, S):
         """Views of the first S slots: each costs a microsecond of a small model's hundred."""

@@ -44,7 +44,7 @@ def expected(model, decoder, prompt, so_far, noise, greedy, chosen):
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_a_column_is_drawn_from_its_own_state_with_its_own_noise(level, greedy, prompts):
     """Bugs: noise of another draw or row, its sign, a place off by one, another row's keys, a
-    temperature for another row, a sequence's choice drawn again."""
+    temperature for another row, a sequence's choice drawn again, another GELU."""
     model, decoder = rough_model(block_size=32), rough_decoder(level)
     writing, lengths = started(model, greedy, decoder, prompts=prompts)
     width = len(decoder.choices) + model.config.vocab_size
@@ -66,6 +66,14 @@ def test_a_column_is_drawn_from_its_own_state_with_its_own_noise(level, greedy, 
             before[row, at] = token
         assert torch.equal(writing.idx, before)  # and nothing else
     assert len(seen) > 5 or len(prompts) == 1
+    for row, prompt in enumerate(prompts):  # what the cache keeps is what a whole pass makes
+        text = writing.idx[row:row + 1, :len(prompt) + T - 1]
+        whole = model.new_cache(1, text.shape[1])
+        with torch.no_grad():
+            model(text, whole)
+        for ours, theirs in zip(writing.cache.kv, whole.kv):
+            n = text.shape[1]
+            assert torch.allclose(ours[row, :, :n], theirs[0, :, :n], rtol=0, atol=1e-12)
 
 
 def test_given_temperatures_are_those_of_their_places():
