@@ -96,7 +96,7 @@ def test_a_table_by_role_gives_each_token_the_temperature_of_its_place():
 
 def test_respond_keeps_prompts_samples_and_temperatures_together(monkeypatch):
     """Bug: rows of one prompt scored under another, here with batches that split a prompt."""
-    monkeypatch.setattr(evaluate, "BATCH", 5)
+    monkeypatch.setitem(evaluate.BATCH, "cpu", 5)
     torch.manual_seed(0)
     model = GPT(GPTConfig(VOCAB_SIZE, 54, 1, 1, 8))
     asked = [("math", prompt) for prompt, _ in corpus("math", 3, np.random.default_rng(0))]

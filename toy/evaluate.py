@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from decoder import Rollout
+from decoder import Rollout, device_of
 from fast.generate import generate
 from tasks import EOS, EXPERIMENTS, TASKS, WORDS, decode, encode, majority, places_of, prompts
 from toy.rows import row
@@ -21,7 +21,7 @@ from toy.stages import randomness
 
 VOTES = (1, 2, 4, 8, 16, 32)  # sizes of a majority
 SEARCHED_VOTES = 8  # the one that the oracle of votes is searched for
-BATCH = 2048  # responses generated together
+BATCH = dict(cpu=256, cuda=2048)  # responses generated together; a CPU's must fit its cache
 
 
 def draw_prompts(experiment, split, n, rng):
@@ -70,9 +70,10 @@ def respond(model, asked, samples, generator, temperature=None, **policy):
     """
     every = [item for item in asked for _ in range(samples)]
     T = max(TASKS[name].length for name, _ in asked)
+    batch = BATCH[device_of(model).type]
     parts = []
-    for start in range(0, len(every), BATCH):
-        block = every[start:start + BATCH]
+    for start in range(0, len(every), batch):
+        block = every[start:start + batch]
         tau = temperature
         if isinstance(temperature, list):
             tau = ByRole(block, [temperature[i // samples]
