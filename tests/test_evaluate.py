@@ -119,10 +119,10 @@ def test_respond_keeps_prompts_samples_and_temperatures_together(monkeypatch):
 def test_at_temperature_0_one_response_a_prompt_is_all_its_samples(monkeypatch):
     """Against the plain loop, prompt by prompt. Bugs: S passes of the same; copies of all prompts
     in turn instead of each prompt's beside each other; copies where something is drawn."""
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     model = GPT(GPTConfig(VOCAB_SIZE, 54, 1, 1, 8))
     asked = [("vote", "please solve for 3 4 9 1 :"), ("math", "now sum up 1 2 3 4 :"),
-             ("math", "please learn from 8 8 2 7 :")]
+             ("vote", "hurry solve for 8 8 2 7 :")]
     plain = [generate(model, [encode(prompt)], 9, temperature=0.0, eos=EOS)
              for _, prompt in asked]
     by_hand = [decode(one.tokens[0][one.mask[0]].tolist()) for one in plain]
