@@ -114,8 +114,9 @@ def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=
     """
     ref_model, ref_decoder = reference
     with torch.no_grad():
-        frozen = [(response_logps(model, decoder, *side, ref_decoder=ref_decoder),
-                   aligned(model, side[0], side[1].tokens)[1]) for side in sides]
+        states = [aligned(model, prompts, rollout.tokens) for prompts, rollout in sides]
+        frozen = [response_logps(model, decoder, *side, ref_decoder=ref_decoder, states=of_side)
+                  for side, of_side in zip(sides, states)]
     optimizer = torch.optim.AdamW([dict(params=decoder.parameters(), lr=lr)], weight_decay=0.0)
     if model_lr:
         optimizer.add_param_group(dict(params=model.parameters(), lr=model_lr))
@@ -124,7 +125,8 @@ def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=
             logps = [response_logps(model, decoder, *side, ref_model, ref_decoder)
                      for side in sides]
         else:
-            logps = [replace(side, tau_logps=decoder.response(hidden)) for side, hidden in frozen]
+            logps = [replace(side, tau_logps=decoder.response(hidden))
+                     for side, (_, hidden) in zip(frozen, states)]
         if variant == "nll":
             losses = nll_loss(logps[0])  # (B,)
         else:
