@@ -127,15 +127,16 @@ def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=
         else:
             logps = [replace(side, tau_logps=decoder.response(hidden))
                      for side, (_, hidden) in zip(frozen, states)]
+        check = step in (0, steps - 1)  # a GPU waits for it; NaN weights would stay NaN
         if variant == "nll":
-            losses = nll_loss(logps[0])  # (B,)
+            losses = nll_loss(logps[0], check)  # (B,)
         else:
-            losses = lpo_loss(*logps, variant, beta, exact_sequence)  # (B,)
+            losses = lpo_loss(*logps, variant, beta, exact_sequence, check)  # (B,)
         loss = losses.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        tick((step + 1) / steps, f"loss {loss.item():.3f}")
+        tick((step + 1) / steps, lambda: f"loss {loss.item():.3f}")
         if step == 0:
             first_loss = loss.item()
     lost = torch.cat([impossible(side, variant)[side.mask] for side in logps])
