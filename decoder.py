@@ -292,15 +292,16 @@ def aligned(model, prompts, tokens):
     return logits[rows, places - 1], hidden[rows, places - 1]
 
 
-def response_logps(model, decoder, prompts, rollout, ref_model=None, ref_decoder=None):
+def response_logps(model, decoder, prompts, rollout, ref_model=None, ref_decoder=None, states=None):
     """What the losses take, by one teacher-forced pass over what was generated.  -> ResponseLogps
 
     Without ref_model the language model is its own frozen reference; without ref_decoder
-    ref_tau_logps is None. Gradients reach the model and the decoder, never a reference.
+    ref_tau_logps is None. Gradients reach the model and the decoder, never a reference. states:
+    what `aligned` gave of the model, if that pass has been made.
     """
     require(rollout.tau_idx is not None,
             "this rollout has a fixed temperature; generate it with a decoder")
-    logits, hidden = aligned(model, prompts, rollout.tokens)
+    logits, hidden = states or aligned(model, prompts, rollout.tokens)
     text_logps = temperature_logps(logits, rollout.tokens, decoder.choices)
     with torch.no_grad():
         ref_text_logps, ref_hidden = text_logps.detach(), hidden

@@ -155,11 +155,12 @@ VARIANTS = tuple(SCORES)
 # --- the losses -----------------------------------------------------------------------------------
 
 
-def score(response, variant, exact_sequence=False):
+def score(response, variant, exact_sequence=False, check=True):
     """One score a response.  ResponseLogps -> (B,)
 
-    exact_sequence: `latent` with a sequence-level decoder's exact marginal. Raises ValueError on
-    an unknown variant, on arrays that it lacks, and on whatever does not fit.
+    exact_sequence: `latent` with a sequence-level decoder's exact marginal. check: False leaves
+    out the checks of values, for which a GPU has to be waited for. Raises ValueError on an unknown
+    variant, on arrays that it lacks, and on whatever does not fit.
     """
     require(variant in SCORES, f"unknown variant {variant!r}; choose from {sorted(SCORES)}")
     has_text = response.text_logps is not None and response.ref_text_logps is not None
@@ -168,20 +169,20 @@ def score(response, variant, exact_sequence=False):
     require(not exact_sequence or variant == "latent" and response.tau_logps.shape[1:-1] == (1,),
             "exact_sequence is for `latent` with a sequence-level decoder")
     score_of = exact_latent_score if exact_sequence else SCORES[variant]
-    return score_of(prepared(response))
+    return score_of(prepared(response, check))
 
 
-def lpo_loss(chosen, rejected, variant, beta, exact_sequence=False):
+def lpo_loss(chosen, rejected, variant, beta, exact_sequence=False, check=True):
     """-log sigmoid(beta * (score(chosen) - score(rejected))), one loss a pair.  -> (B,)"""
     require(0 < beta < math.inf, f"beta is {beta}; give a finite number > 0")
     require(len(chosen.mask) == len(rejected.mask), "give as many chosen as rejected, in pairs")
-    margin = score(chosen, variant, exact_sequence) - score(rejected, variant, exact_sequence)
-    return -F.logsigmoid(beta * margin)
+    better, worse = (score(side, variant, exact_sequence, check) for side in (chosen, rejected))
+    return -F.logsigmoid(beta * (better - worse))
 
 
-def nll_loss(chosen):
+def nll_loss(chosen, check=True):
     """-sum_t log P(tau_t) of chosen responses alone, the paper's ablation.  -> (B,)"""
-    return -separate_score(prepared(replace(chosen, ref_tau_logps=None)))
+    return -separate_score(prepared(replace(chosen, ref_tau_logps=None), check))
 
 
 # --- checks: what does not fit is named, and padding becomes zero ---------------------------------
@@ -213,29 +214,30 @@ def checked_choices(choices):
     return choices
 
 
-def prepared(r):
+def prepared(r, check=True):
     """The same side, checked, its padding zero and its reference detached.  -> ResponseLogps
 
-    Zeros are filled in: a mask that multiplies would leave the NaN of the padding.
+    Zeros are filled in: a mask that multiplies would leave the NaN of the padding. check: of values
+    too, and not of kinds and shapes alone.
     """
     require(r.mask.dtype == torch.bool and r.mask.dim() == 2,
             f"mask is {r.mask.dtype} {*r.mask.shape,}; give bool (B,T)")
-    require(r.mask.any(-1).all(), "mask has a row without a response token; leave such rows out")
     B, T = r.mask.shape
     require(r.tau_logps.dim() == 3 and r.tau_logps.shape[1] in (1, T),
             f"tau_logps is {*r.tau_logps.shape,}; give (B,T,K), at the sequence level (B,1,K)")
     L, K = r.tau_logps.shape[1:]  # L decisions: one a token, or one a response
     require_kind("tau_idx", r.tau_idx, "long", (B, L), r.mask.device)
     tau_idx = r.tau_idx.masked_fill(~r.mask, 0) if L == T else r.tau_idx
-    require(((tau_idx >= 0) & (tau_idx < K)).all(), f"tau_idx has indices outside 0 to {K - 1}")
+    if check:
+        require(r.mask.any(-1).all(), "mask has a row without a response token; leave it out")
+        require(((tau_idx >= 0) & (tau_idx < K)).all(), f"tau_idx has indices outside 0 to {K - 1}")
     side = dict(mask=r.mask, tau_idx=tau_idx)
     for name, n in dict(tau_logps=L, ref_tau_logps=L, text_logps=T, ref_text_logps=T).items():
-        x = getattr(r, name)
-        if x is None:
+        if (x := getattr(r, name)) is None:
             continue
         require_kind(name, x, "float", (B, n, K), r.mask.device)
         x = x.masked_fill(~r.mask[..., None], 0) if n == T else x
         # one NaN or +inf shows in the sum, and -inf may stand
-        require(x.sum() < math.inf, f"{name} has a NaN or +inf at a response token")
+        require(not check or x.sum() < math.inf, f"{name} has a NaN or +inf at a response token")
         side[name] = at_least_float32(x.detach() if name.startswith("ref_") else x)
     return ResponseLogps(**side)

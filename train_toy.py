@@ -114,8 +114,9 @@ def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=
     """
     ref_model, ref_decoder = reference
     with torch.no_grad():
-        frozen = [(response_logps(model, decoder, *side, ref_decoder=ref_decoder),
-                   aligned(model, side[0], side[1].tokens)[1]) for side in sides]
+        states = [aligned(model, prompts, rollout.tokens) for prompts, rollout in sides]
+        frozen = [response_logps(model, decoder, *side, ref_decoder=ref_decoder, states=of_side)
+                  for side, of_side in zip(sides, states)]
     optimizer = torch.optim.AdamW([dict(params=decoder.parameters(), lr=lr)], weight_decay=0.0)
     if model_lr:
         optimizer.add_param_group(dict(params=model.parameters(), lr=model_lr))
@@ -124,16 +125,18 @@ def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=
             logps = [response_logps(model, decoder, *side, ref_model, ref_decoder)
                      for side in sides]
         else:
-            logps = [replace(side, tau_logps=decoder.response(hidden)) for side, hidden in frozen]
+            logps = [replace(side, tau_logps=decoder.response(hidden))
+                     for side, (_, hidden) in zip(frozen, states)]
+        check = step in (0, steps - 1)  # a GPU waits for it; NaN weights would stay NaN
         if variant == "nll":
-            losses = nll_loss(logps[0])  # (B,)
+            losses = nll_loss(logps[0], check)  # (B,)
         else:
-            losses = lpo_loss(*logps, variant, beta, exact_sequence)  # (B,)
+            losses = lpo_loss(*logps, variant, beta, exact_sequence, check)  # (B,)
         loss = losses.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        tick((step + 1) / steps, f"loss {loss.item():.3f}")
+        tick((step + 1) / steps, lambda: f"loss {loss.item():.3f}")
         if step == 0:
             first_loss = loss.item()
     lost = torch.cat([impossible(side, variant)[side.mask] for side in logps])

@@ -220,6 +220,19 @@ def test_nan_at_a_response_token_is_refused_where_it_enters(seed, level, variant
             assert name in str(error)
 
 
+@cases(60)
+@given(seed=st.integers(0, 99), level=LEVEL, variant=st.sampled_from(VARIANTS),
+       name=st.sampled_from(("tau_logps", "text_logps", "ref_text_logps", "tau_idx", "mask")))
+def test_without_checks_of_values_kinds_and_shapes_are_checked(seed, level, variant, name):
+    """check=False changes no loss. Bugs: nothing is checked any more, or padding is not zero."""
+    pair = [side(seed + i, level=level) for i in (0, 1)]
+    assert torch.equal(lpo_loss(*pair, variant, 0.5, check=False), lpo_loss(*pair, variant, 0.5))
+    assert torch.equal(nll_loss(pair[0], check=False), nll_loss(pair[0]))
+    wrong = replace(pair[0], **{name: getattr(pair[0], name)[:1]})
+    with refuses(name, "mask", "tau_logps", "tau_idx", "as many"):
+        lpo_loss(wrong, pair[1], variant, 0.5, check=False)
+
+
 @cases(100)
 @given(seed=st.integers(0, 99), level=LEVEL, variant=st.sampled_from(VARIANTS),
        idx=st.sampled_from((-1, 3, 10 ** 6)), row=st.integers(0, 2))

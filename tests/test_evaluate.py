@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from decoder import AdaptiveDecoder, Rollout
+from decoder import AdaptiveDecoder, Rollout, generate
 from model import GPT, GPTConfig
 from tasks import (EOS, TASKS, VOCAB_SIZE, WORDS, corpus, decode, encode, places_of,
                    split_of)
@@ -96,7 +96,7 @@ def test_a_table_by_role_gives_each_token_the_temperature_of_its_place():
 
 def test_respond_keeps_prompts_samples_and_temperatures_together(monkeypatch):
     """Bug: rows of one prompt scored under another, here with batches that split a prompt."""
-    monkeypatch.setattr(evaluate, "BATCH", 5)
+    monkeypatch.setitem(evaluate.BATCH, "cpu", 5)
     torch.manual_seed(0)
     model = GPT(GPTConfig(VOCAB_SIZE, 54, 1, 1, 8))
     asked = [("math", prompt) for prompt, _ in corpus("math", 3, np.random.default_rng(0))]
@@ -114,6 +114,32 @@ def test_respond_keeps_prompts_samples_and_temperatures_together(monkeypatch):
     tables = [{"rest": tau} for tau in (0.0, 3.0, 3.0, 0.0, 3.0)]
     texts = respond(model, asked, 4, torch.Generator().manual_seed(0), temperature=tables).texts
     assert [len(set(same)) for same in texts] == [1, 4, 4, 1, 4]
+
+
+def test_at_temperature_0_one_response_a_prompt_is_all_its_samples(monkeypatch):
+    """Against the plain loop, prompt by prompt. Bugs: S passes of the same; copies of all prompts
+    in turn instead of each prompt's beside each other; copies where something is drawn."""
+    torch.manual_seed(2)
+    model = GPT(GPTConfig(VOCAB_SIZE, 54, 1, 1, 8))
+    asked = [("vote", "please solve for 3 4 9 1 :"), ("math", "now sum up 1 2 3 4 :"),
+             ("vote", "hurry solve for 8 8 2 7 :")]
+    plain = [generate(model, [encode(prompt)], 9, temperature=0.0, eos=EOS)
+             for _, prompt in asked]
+    by_hand = [decode(one.tokens[0][one.mask[0]].tolist()) for one in plain]
+    assert len(set(by_hand)) == 3
+    rows_of = []
+
+    def counted(model, prompts, *args, **more):
+        rows_of.append(len(prompts))
+        return fast_generate(model, prompts, *args, **more)
+    fast_generate = evaluate.generate
+    monkeypatch.setattr(evaluate, "generate", counted)
+    gen = torch.Generator().manual_seed(0)
+    outcome = respond(model, asked, 4, gen, temperature=0.0)
+    assert rows_of == [3] and outcome.texts == [[text] * 4 for text in by_hand]
+    assert outcome.rollout.tokens.shape == (12, 9) and outcome.rewards.shape == (3, 4)
+    hot = respond(model, asked, 4, gen, temperature=3.0)
+    assert rows_of == [3, 12] and [len(set(texts)) for texts in hot.texts] == [4] * 3
 
 
 def test_scores_are_floats_whatever_a_task_answers(monkeypatch):

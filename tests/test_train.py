@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tasks
 import train_toy
@@ -212,7 +213,7 @@ def test_an_update_does_what_the_formulas_say(variant, level, with_decoder, mode
     kept = [copy.deepcopy(x) for x in (model, decoder, reference)]
     ticks = []
     stats = train_toy.update(model, decoder, reference, sides, variant, 0.7, 0.05, 3, model_lr,
-                             exact, lambda fraction, text: ticks.append((fraction, text)))
+                             exact, lambda fraction, text: ticks.append((fraction, text())))
     old_model, old_decoder, old_reference = kept
     losses_found, states = [], ({}, {})
     for step in (1, 2, 3):
@@ -243,6 +244,43 @@ def test_an_update_does_what_the_formulas_say(variant, level, with_decoder, mode
     for now, before in zip(reference, old_reference):
         if now is not None:
             assert torch.equal(weights(now), weights(before))
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a GPU: numbers of a tensor that are asked for."""
+    n = 0
+
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        self.n += f in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default,
+                        torch.ops.aten.nonzero.default)
+        return f(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant, level", [("latent", "token"), ("joint", "sequence"),
+                                            ("nll", "token")])
+def test_between_the_first_and_the_last_update_nothing_waits_for_a_gpu(monkeypatch, variant, level):
+    """Bugs: values checked, or a loss read, at every update; the frozen model run twice a side, or
+    again. SGD stands in for AdamW, which counts its steps in tensors on the host."""
+    model, decoder, reference, sides = update_case(level)
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, lr=0.1, weight_decay=0.0:
+                        torch.optim.SGD(groups, lr=0.1))
+    passes, waits = [], []
+    model.register_forward_hook(lambda *_: passes.append(None))
+    for steps in (2, 9):
+        with Waits() as mode:
+            train_toy.update(model, decoder, (model, reference[1]), sides, variant, 0.5, 0.1, steps)
+        waits.append(mode.n)
+        assert len(passes) == 2  # chosen and rejected
+        passes.clear()
+    assert waits[0] == waits[1] > 2
+
+
+@pytest.mark.parametrize("variant, model_lr", [("latent", 0.0), ("joint", 0.1), ("nll", 0.0)])
+def test_an_update_refuses_what_is_no_number_in_the_end(variant, model_lr):
+    """Bug: a decoder that has become NaN on the way goes on to the next round."""
+    model, decoder, reference, sides = update_case()
+    with pytest.raises(ValueError, match="tau_logps has a NaN"):
+        train_toy.update(model, decoder, reference, sides, variant, 0.5, 1e300, 5, model_lr)
 
 
 def test_pairs_that_are_undecided_are_not_right():

@@ -243,11 +243,11 @@ def test_the_line_of_progress_by_hand(tmp_path, monkeypatch, capsys):
         now[0] = 14.9
         run.tick(0.0, "early")
         now[0] = 20.0
-        run.tick(0.0, "none yet")
+        run.tick(0.0, lambda: "none yet")  # made when it is shown
         now[0] = 40.0
         run.tick(0.5, "half")  # 5 of 60 spent in 40 s: 55 ahead
         now[0] = 54.0
-        run.tick(0.9, "too soon")
+        run.tick(0.9, lambda: 1 / 0)  # too soon
         now[0] = 80.0
         return {}
 

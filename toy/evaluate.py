@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from decoder import Rollout
+from decoder import Rollout, device_of
 from fast.generate import generate
 from tasks import EOS, EXPERIMENTS, TASKS, WORDS, decode, encode, majority, places_of, prompts
 from toy.rows import row
@@ -21,7 +21,7 @@ from toy.stages import randomness
 
 VOTES = (1, 2, 4, 8, 16, 32)  # sizes of a majority
 SEARCHED_VOTES = 8  # the one that the oracle of votes is searched for
-BATCH = 2048  # responses generated together
+BATCH = dict(cpu=256, cuda=2048)  # responses generated together; a CPU's must fit its cache
 
 
 def draw_prompts(experiment, split, n, rng):
@@ -41,6 +41,13 @@ class Outcome:
     @property
     def rewards(self):
         return self.scores["reward"]
+
+    @cached_property
+    def answers(self):
+        """What a majority counts of each text.  -> P lists of S, empty where nobody votes"""
+        answer_of = [TASKS[name].answer_of for name, _ in self.asked]
+        return [list(map(answer, texts)) if answer else []
+                for answer, texts in zip(answer_of, self.texts)]
 
 
 class ByRole:
@@ -68,18 +75,21 @@ def respond(model, asked, samples, generator, temperature=None, **policy):
 
     temperature: a choice, or P tables {role: choice}.
     """
-    every = [item for item in asked for _ in range(samples)]
+    written = 1 if temperature == 0 else samples  # the arg-max is the same each time
+    every = [item for item in asked for _ in range(written)]
     T = max(TASKS[name].length for name, _ in asked)
+    batch = BATCH[device_of(model).type]
     parts = []
-    for start in range(0, len(every), BATCH):
-        block = every[start:start + BATCH]
+    for start in range(0, len(every), batch):
+        block = every[start:start + batch]
         tau = temperature
         if isinstance(temperature, list):
             tau = ByRole(block, [temperature[i // samples]
                                  for i in range(start, start + len(block))])
         parts.append(generate(model, [encode(prompt) for _, prompt in block], T, eos=EOS,
                               temperature=tau, generator=generator, **policy))
-    return scored(asked, samples, Rollout.cat(parts))
+    copies = np.arange(len(every)).repeat(samples // written)
+    return scored(asked, samples, Rollout.cat(parts)[copies])
 
 
 def scored(asked, samples, rollout):
@@ -107,16 +117,19 @@ def win_rate(ours, theirs):
     return ((ours > theirs) + 0.5 * (ours == theirs)).mean((1, 2))
 
 
-def vote_accuracy(outcome, votes):
-    """Per prompt, how often the majority of `votes` samples is right, a tie in parts.  -> (P,)"""
+def vote_accuracy(outcome, votes, index=None):
+    """Per prompt, how often the majority of `votes` samples is right, a tie in parts.  -> (P,)
+
+    index: of which prompts, as a rule of all.
+    """
     result = []
-    for (name, prompt), texts in zip(outcome.asked, outcome.texts):
-        task = TASKS[name]
-        answers = [task.answer_of(text) for text in texts]
+    for p in range(len(outcome.asked)) if index is None else index:
+        name, prompt = outcome.asked[p]
+        solution, answers = TASKS[name].solution(prompt), outcome.answers[p]
         right = []
         for start in range(0, len(answers) - votes + 1, votes):
             winners = majority(answers[start:start + votes])
-            right.append((task.solution(prompt) in winners) / max(len(winners), 1))
+            right.append((solution in winners) / max(len(winners), 1))
         result.append(np.mean(right))
     return np.array(result)
 
@@ -153,11 +166,8 @@ def outcome_rows(outcome, **columns):
         rows += [row(name, scores[index].mean(), **of) for name, scores in outcome.scores.items()]
         rows.append(row("cut", cut[index].mean(), **of))
         if subtask is not None and is_voted([subtask]):
-            asked = [outcome.asked[i] for i in index]
-            texts = [outcome.texts[i] for i in index]
-            alone = Outcome(asked, texts, {}, None)
-            rows += [row("vote_accuracy", vote_accuracy(alone, votes).mean(), votes=votes, **of)
-                     for votes in VOTES if votes <= samples]
+            rows += [row("vote_accuracy", vote_accuracy(outcome, votes, index).mean(), votes=votes,
+                         **of) for votes in VOTES if votes <= samples]
     return rows
 
 

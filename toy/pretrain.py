@@ -22,11 +22,8 @@ def new_model(cfg):
 
 def padded(texts, length):
     """(prompt, response) texts as ids with the end of text, padded with -1.  -> (n, length)"""
-    ids = torch.full((len(texts), length), -1)
-    for row, (prompt, response) in zip(ids, texts):
-        whole = encode(prompt) + encode(response) + [EOS]
-        row[:len(whole)] = torch.tensor(whole)
-    return ids
+    rows = [encode(prompt) + encode(response) + [EOS] for prompt, response in texts]
+    return torch.tensor([row + [-1] * (length - len(row)) for row in rows])
 
 
 def learn(model, optimizer, batches):
@@ -71,20 +68,24 @@ def pretrain(cfg, base_seed, tick):
                 rows = torch.randint(len(data[name]), (TASKS[name].share,), generator=gen)
                 parts.append(data[name][rows])
             width = max(part.shape[1] for part in parts)
-            yield torch.cat([F.pad(part, (0, width - part.shape[1]), value=-1) for part in parts])
+            idx = torch.cat([F.pad(part, (0, width - part.shape[1]), value=-1) for part in parts])
+            # a recorded step has one shape; elsewhere columns of padding alone are left out
+            yield idx if on_gpu else idx[:, :(idx >= 0).sum(1).max()]
 
     on_gpu = cfg.device != "cpu"
     lr = torch.zeros((), dtype=torch.float64, device=cfg.device)  # which a replayed step reads
+    kind = dict(capturable=True) if on_gpu else dict(fused=True)  # for a graph, or in one pass
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.1,
-                                  capturable=on_gpu)
-    graph, batches = None, None
+                                  **kind)
+    graph = None
     for step in range(cfg.pretrain_steps):
         lr.fill_(learning_rate(cfg, step))
         drawn = list(next_batches())
-        if batches is None:
+        if graph is None:
             batches = [idx.to(cfg.device) for idx in drawn]
-        for idx, new in zip(batches, drawn):
-            idx.copy_(new, non_blocking=True)
+        else:  # into the tensors that were recorded
+            for idx, new in zip(batches, drawn):
+                idx.copy_(new, non_blocking=True)
         if step == 3 and on_gpu:  # several hundred small kernels: recorded once, then replayed
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):

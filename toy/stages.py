@@ -153,7 +153,8 @@ class Stages:
         return kept["result"]
 
     def tick(self, fraction, text=""):
-        """The current stage is so far."""
+        """The current stage is so far. text: a text, or a function that makes it when it is shown,
+        since a GPU has to be waited for before a number of it is known."""
         now, live = time.monotonic(), sys.stderr.isatty()
         if now - self.shown < (0.1 if live else 15):
             return
@@ -165,6 +166,7 @@ class Stages:
         if spent > 0:
             seconds = int((now - self.start) * (ahead - cost * fraction) / spent)
             left = f"{seconds // 60}:{seconds % 60:02d} left"
+        text = text() if callable(text) else text
         line = (f"[{len(self.finished) + 1}/{len(self.plan)}] {self.name} {fraction:4.0%}  {left}  "
                 f"{text}")
         width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be overwritten
