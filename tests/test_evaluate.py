@@ -489,6 +489,7 @@ def test_the_race_drops_who_is_three_standard_errors_behind(monkeypatch):
         s = {0.0: 0, 0.2: 3 ** 0.5 / 2.9, 0.4: 3 ** 0.5 / 3.1, 0.6: 0}[tau]
         return 10 - (tau > 0) - sign[i] * s if tau < 0.6 else 10  # 0.6 ties with the leader
     calls = raced(monkeypatch, reward)
+    monkeypatch.setattr(evaluate, "FIRST_HEAT", 4)
     taus = (0.0, 0.2, 0.4, 0.6)
     assert search_oracle("model", asked, taus, 3, "generator") == {"math": {"rest": 0.6}}
     assert [len(call.asked) for call in calls] == [4 * 4, 3 * 4, 3 * 8]
@@ -510,16 +511,21 @@ def test_a_heat_of_two_prompts_has_a_standard_error(monkeypatch):
         s = {0.0: 0, 0.2: 1 / 2.9, 0.4: 1 / 3.1}[table["rest"]]
         return 10 - (table["rest"] > 0) * (1 + s * (-1) ** int(prompt))
     calls = raced(monkeypatch, reward)
+    monkeypatch.setattr(evaluate, "FIRST_HEAT", 2)
     search_oracle(None, [("math", str(i)) for i in range(8)], (0.0, 0.2, 0.4), 2, None)
     assert [len(call.asked) for call in calls][:2] == [3 * 2, 2 * 2]
 
 
-def test_heats_are_a_quarter_and_a_half_rounded_up(monkeypatch):
-    """Ten prompts: three, two more, the other five. One prompt: a single heat, whose leader wins;
-    every task has a race of its own."""
+@pytest.mark.parametrize("n, heats", [(96, [12, 12, 24, 48]), (100, [12, 12, 24, 48, 4]),
+                                      (32, [12, 12, 8]), (12, [12]), (6, [6])])
+def test_each_heat_doubles_the_prompts(monkeypatch, n, heats):
+    """Twelve prompts, twelve more, as many again, and what is left. One prompt: a single heat,
+    whose leader wins; every task has a race of its own. Bugs: prompts left out or run twice."""
     calls = raced(monkeypatch, lambda name, prompt, table: 0.0)
-    search_oracle(None, [("math", str(i)) for i in range(10)], (0.5,), 2, None)
-    assert [len(call.asked) for call in calls] == [3, 2, 5]
+    asked = [("math", str(i)) for i in range(n)]
+    search_oracle(None, asked, (0.5,), 2, None)
+    assert [len(call.asked) for call in calls] == heats
+    assert sum((call.asked for call in calls), []) == asked
     calls = raced(monkeypatch, lambda name, prompt, table:
                   table["rest"] if name == "story" else -table["rest"])
     assert search_oracle(None, [("math", "a"), ("story", "b")], (0.5, 1.0), 2, None) == {
@@ -584,7 +590,7 @@ def test_measure_fixed_reports_each_search_by_what_it_searched(monkeypatch):
     assert found["fixed"][0.0]["reward"].shape == (5, 8)
     searched = [call for call in calls if split_of(call.asked[0][1]) == "validation"]
     assert {call.samples for call in searched} == {8, 4}
-    assert {len(set(call.asked)) for call in searched} == {1}  # of three prompts, 1 + 1 + 1
+    assert {len(set(call.asked)) for call in searched} == {3}
     tested = [call for call in calls if call not in searched]
     assert len(tested) == 4 and {call.samples for call in tested} == {8}
     assert all(call.asked == evaluate.test_set(cfg, "vote")[0] for call in tested)

@@ -21,6 +21,7 @@ from toy.stages import randomness
 
 VOTES = (1, 2, 4, 8, 16, 32)  # sizes of a majority
 SEARCHED_VOTES = 8  # the one that the oracle of votes is searched for
+FIRST_HEAT = 12  # prompts on which all tables of the oracle's search run
 BATCH = dict(cpu=256, cuda=2048)  # responses generated together; a CPU's must fit its cache
 
 
@@ -290,19 +291,18 @@ def all_tables(name, choices):
 def search_oracle(model, asked, choices, samples, generator, votes=None, margin=3.0):
     """The best choice for every role of each task.  -> {task: {role: choice}}
 
-    By reward, or by the accuracy of a majority of `votes`. All tables run on the first prompts; one
-    that falls behind the leader by more than `margin` standard errors of their difference is out,
-    and the others go on to as many prompts again, until all are used.
+    By reward, or by the accuracy of a majority of `votes`. All tables run on the first dozen of
+    prompts; one that falls behind the leader by more than `margin` standard errors of their
+    difference is out, and the others go on to as many prompts again, until all are used.
     """
     best = {}
     for name, index in subtasks(asked):
         tables = all_tables(name, choices)
         values = np.empty((len(tables), 0))  # (tables, prompts so far)
-        heats = np.split(index, [-(-len(index) // 4), -(-len(index) // 2)])
-        for heat in heats:
-            heat_asked = [asked[i] for i in heat]
-            if not heat_asked:
-                continue
+        start, end = 0, FIRST_HEAT
+        while start < len(index):
+            heat_asked = [asked[i] for i in index[start:end]]
+            start, end = end, 2 * end
             outcome = respond(model, heat_asked * len(tables), samples, generator,
                               temperature=[table for table in tables for _ in heat_asked])
             found = vote_accuracy(outcome, votes) if votes else outcome.rewards.mean(1)
