@@ -802,8 +802,8 @@ def scored(name, change, part=""):
     """Another score: change(right score, response) -> (B,)"""
     def plant(patch):
         right = lpo.score
-        patch(lpo, "score", lambda response, variant, exact: change(
-            lambda r, of=variant: right(r, of, exact), response))
+        patch(lpo, "score", lambda response, variant, exact, check: change(
+            lambda r, of=variant: right(r, of, exact, check), response))
     MISTAKES.append(Mistake(name, "train", part, plant))
 
 
