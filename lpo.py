@@ -176,8 +176,9 @@ def lpo_loss(chosen, rejected, variant, beta, exact_sequence=False, check=True):
     """-log sigmoid(beta * (score(chosen) - score(rejected))), one loss a pair.  -> (B,)"""
     require(0 < beta < math.inf, f"beta is {beta}; give a finite number > 0")
     require(len(chosen.mask) == len(rejected.mask), "give as many chosen as rejected, in pairs")
-    better, worse = (score(side, variant, exact_sequence, check) for side in (chosen, rejected))
-    return -F.logsigmoid(beta * (better - worse))
+    how = variant, exact_sequence, check
+    margin = score(chosen, *how) - score(rejected, *how)
+    return -F.logsigmoid(beta * margin)
 
 
 def nll_loss(chosen, check=True):
@@ -228,9 +229,8 @@ def prepared(r, check=True):
     L, K = r.tau_logps.shape[1:]  # L decisions: one a token, or one a response
     require_kind("tau_idx", r.tau_idx, "long", (B, L), r.mask.device)
     tau_idx = r.tau_idx.masked_fill(~r.mask, 0) if L == T else r.tau_idx
-    if check:
-        require(r.mask.any(-1).all(), "mask has a row without a response token; leave it out")
-        require(((tau_idx >= 0) & (tau_idx < K)).all(), f"tau_idx has indices outside 0 to {K - 1}")
+    require(not check or r.mask.any(-1).all(), "mask has a row without a token; leave it out")
+    require(not check or ((tau_idx >= 0) & (tau_idx < K)).all(), f"tau_idx is outside 0..{K - 1}")
     side = dict(mask=r.mask, tau_idx=tau_idx)
     for name, n in dict(tau_logps=L, ref_tau_logps=L, text_logps=T, ref_text_logps=T).items():
         if (x := getattr(r, name)) is None:

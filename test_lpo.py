@@ -271,7 +271,7 @@ def test_bad_input_is_a_clear_error():
         score(replace(side, mask=torch.zeros_like(side.mask)), "latent")
     with pytest.raises(ValueError, match="tau_idx is torch.int64"):
         score(replace(side, tau_idx=side.tau_idx[:, :2]), "latent")
-    with pytest.raises(ValueError, match="tau_idx has indices outside 0 to 2"):
+    with pytest.raises(ValueError, match="tau_idx is outside 0..2"):
         score(replace(side, tau_idx=torch.full_like(side.tau_idx, 7)), "latent")
     with pytest.raises(ValueError, match="text_logps has a NaN"):
         score(replace(side, text_logps=side.text_logps.detach() * math.nan), "latent")
@@ -297,7 +297,7 @@ def test_each_refusal_comes_where_it_should():
             (dict(tau_logps=side.tau_logps[:, :2]), r"tau_logps is \(3, 2, 3\); give \(B,T,K\)"),
             (dict(tau_logps=side.tau_logps[:, 0]), r"tau_logps is \(3, 3\)"),
             (dict(tau_logps=side.tau_logps[:2]), r"tau_logps is torch.float64 \(2, 4, 3\)"),
-            (dict(tau_idx=side.tau_idx - 7), "tau_idx has indices outside 0 to 2"),
+            (dict(tau_idx=side.tau_idx - 7), "tau_idx is outside 0..2"),
             (dict(ref_tau_logps=side.tau_logps[..., :2]), "ref_tau_logps is"),
             (dict(ref_text_logps=side.tau_idx), "ref_text_logps is torch.int64"),
             (dict(ref_text_logps=None), "'latent' needs text_logps and ref_text_logps")):

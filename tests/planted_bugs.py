@@ -18,8 +18,7 @@ class Bug(NamedTuple):
 
 LATENT_SUM = ".masked_fill(~r.mask, 0).sum(-1)"
 SEPARATE = "total = drawn(r.tau_logps, r.tau_idx).sum(-1)"
-MARGIN = "for side in (chosen, rejected))"
-LOSS = "-F.logsigmoid(beta * (better - worse))"
+MARGIN = "score(chosen, *how) - score(rejected, *how)"
 DEAD = ("    terms = terms.clamp(torch.finfo(terms.dtype).min)\n"
         "    return terms.logsumexp(-1).masked_fill(impossible, -math.inf)")
 SOFTMAX = "F.log_softmax(below_best / choice, dim=-1)"
@@ -44,11 +43,11 @@ BUGS = [
         "x = x * r.mask[..., None] if n == T else x", "test_padding_may_hold_anything",
         "NaN or -inf times 0 is NaN; catalogue"),
     Bug("chosen and rejected swapped", "lpo.py", MARGIN,
-        "for side in (rejected, chosen))",
-        "conformance", "catalogue; the loss still goes down"),
-    Bug("log of a sigmoid", "lpo.py", LOSS, "-torch.sigmoid(beta * (better - worse)).log()",
-        "conformance", "overflows for large |x|; catalogue"),
-    Bug("beta forgotten", "lpo.py", LOSS, "-F.logsigmoid(better - worse)",
+        "score(rejected, *how) - score(chosen, *how)", "conformance",
+        "catalogue; the loss still goes down"),
+    Bug("log of a sigmoid", "lpo.py", "-F.logsigmoid(beta * margin)",
+        "-torch.sigmoid(beta * margin).log()", "conformance", "overflows for large |x|; catalogue"),
+    Bug("beta forgotten", "lpo.py", "-F.logsigmoid(beta * margin)", "-F.logsigmoid(margin)",
         "conformance", "the loss still goes down"),
     Bug("sampling temperature forgotten", "lpo.py", SOFTMAX, "F.log_softmax(below_best, dim=-1)",
         "conformance", "huggingface/trl#3029, OpenRLHF/OpenRLHF#853, NVIDIA/NeMo-Aligner#46"),
