@@ -190,10 +190,9 @@ def frozen_pass(model, choices, prompts, rollout, tokens=2 ** 14):
             logits, states = model(idx[some, :before.max() + 1])
             row, column = mask[some].nonzero(as_tuple=True)  # of all response tokens
             hidden[some[row], column] = states[row, before]
-            for n in torch.arange(len(row), device=idx.device).split(tokens_at_once):
-                b, t = some[row[n]], column[n]
-                text_logps[b, t] = temperature_logps(logits[row[n], before[n]],
-                                                     words[b, t], choices)
+            for r, t, place in zip(*(x.split(tokens_at_once) for x in (row, column, before))):
+                b = some[r]
+                text_logps[b, t] = temperature_logps(logits[r, place], words[b, t], choices)
     return hidden, text_logps
 
 

@@ -186,9 +186,12 @@ def update(decoder, ref_decoder, sides, beta, lr, steps):
 
     -> the last loss, and the mean of the largest P(tau | h): at 1 nothing is explored any more
     """
+    with torch.no_grad():  # of which an update moves tau_logps alone
+        frozen = [hf.response_logps(decoder, *side, ref_decoder) for side in sides]
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=lr, weight_decay=0.0)
     for _ in range(steps):
-        logps = [hf.response_logps(decoder, *side, ref_decoder) for side in sides]
+        logps = [replace(side, tau_logps=decoder.response(hidden))
+                 for side, (_, (hidden, _)) in zip(frozen, sides)]
         loss = lpo_loss(*logps, "latent", beta).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,5 +1,5 @@
-"""The tables and figures of the real model, from real.json, and the tables of a second one, from
-real_second.json: tables.py puts them into the pages.
+"""The tables and figures of the real model, from real.json: tables.py puts them into the pages. And
+the tables of a second one, from real_second.json, which no page has until it is measured.
 
 Every cell is `value [low, high]`, the mean over decoders and test prompts with its 95 % interval by
 the paired bootstrap. Nothing here needs the model, or transformers.
