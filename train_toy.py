@@ -30,7 +30,7 @@ from toy.intervals import interval_rows
 from toy.options import PAIRINGS, parse
 from toy.pretrain import base_key, base_model
 from toy.samplers import choice_of
-from toy.stages import Job, Stages, code_of, randomness, write
+from toy.stages import Job, Stages, code_of, program, randomness, write
 
 TIE = 1e-6  # of the larger reward: what single precision leaves of a sum of some dozen numbers
 
@@ -272,9 +272,5 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    try:
+    with program():
         main(parse(sys.argv[1:], __doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: the same command goes on from the last finished stage")

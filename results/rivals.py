@@ -33,7 +33,7 @@ from toy.intervals import resampled
 from toy.pretrain import base_model
 from toy.rows import to_json
 from toy.samplers import choice_of, label
-from toy.stages import Job, Silent, Stages, code_of, randomness, write
+from toy.stages import Job, Silent, Stages, code_of, program, randomness, write
 from train_toy import stage_keys
 
 TUNING_SEED = 100  # of decoders that only pick something; none of the reported ones
@@ -528,9 +528,5 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="all of it in small, into out/quick")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(%(default)s here)")
     parser.add_argument("--out", help="folder, as the main job's (out, with --quick out/quick)")
-    try:
+    with program():
         main(parser.parse_args())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: the same command goes on from what is finished")

@@ -29,7 +29,7 @@ from toy import options
 from toy.evaluate import draw_prompts, measure_fixed, respond, test_set
 from toy.pretrain import base_model, padded
 from toy.rows import to_json
-from toy.stages import Job, Silent, Stages, code_of, randomness, write
+from toy.stages import Job, Silent, Stages, code_of, program, randomness, write
 from train_toy import make_pairs, sides_of, stage_keys, train, update
 
 LEVEL = {"repeats": "token", "mix": "sequence", "constrained": "token", "vote": "token"}
@@ -439,9 +439,5 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=1, help="seeds on each (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(%(default)s here)")
     parser.add_argument("--out", default="out", help="folder, as the main job's (%(default)s)")
-    try:
+    with program():
         main(parser.parse_args())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: the same command goes on from the finished cases")

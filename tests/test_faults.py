@@ -173,7 +173,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_what_is_needed(undisturbed, tmp_pat
             break
     status, error = finished(process)
     assert status == 1
-    assert error == "\ninterrupted: the same command goes on from the last finished stage\n"
+    assert error == "\ninterrupted: the same command goes on from what is finished\n"
     assert run(tmp_path) == undisturbed.results
 
 
@@ -186,7 +186,7 @@ def test_ctrl_c_ends_the_sweeps_and_their_workers_with_a_sentence(tmp_path):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     assert finished(process) == (
-        1, "\ninterrupted: the same command goes on from the finished cases\n")
+        1, "\ninterrupted: the same command goes on from what is finished\n")
 
 
 # --- the disk ------------------------------------------------------------------------------------
