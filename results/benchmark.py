@@ -94,6 +94,7 @@ def speed(times, name, over):
 
 
 def table(title, head, rows):
+    """Print a table; rows may be a generator, whose rows are printed as they come."""
     print(f"\n### {title}\n\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for row in rows:
         cells = [*map(str, row), *[""] * (len(head) - len(row))]  # a failure has few to fill
@@ -223,38 +224,40 @@ def generation(device, quick):
     theirs = hugging_face(shape, device, dtype) if installed else None
     layers, _, width = shape
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    rows, compiling = [], []
-    for B in setting["batches"]:
-        idx = torch.ones(B, PROMPT, dtype=torch.long, device=device)
-        prompts = idx.tolist()
-        competitors = {
-            "nanoGPT's loop": lambda: recompute(model, idx, new),
-            "one temperature": lambda: generate(model, prompts, new, temperature=0.8),
-            "a decoder": lambda: generate(model, prompts, new, decoder=decoder)}
-        if device == "cuda":
-            competitors["a decoder, replays alone"] = replays(model, decoder, prompts, new)
-            compiled = {COMPILED: lambda: generate(
-                model, prompts, new, decoder=decoder, compiled=True),
-                        PEER: compiled_loop(model, idx, new)}
-            took, failed = first_calls(compiled)
-            rows += [(B, *failure) for failure in failed.items()]
-            for name in took:
-                competitors[name] = compiled[name]
-                compiling.append(f"{name} {took[name]:.0f} s at batch {B}")
-        if theirs:
-            competitors["transformers"] = lambda: theirs(idx, new)
-        times = race(competitors, setting["turns"])
-        read = B * (PROMPT + new / 2) * layers * 2 * width * model.norm.weight.element_size()
-        bound = B * BANDWIDTH / (weights + read)
-        for name in competitors:
-            rate = B * new / statistics.median(times[name])
-            rows.append((B, name, f"{rate:,.0f}", speed(times, name, "nanoGPT's loop"),
-                         speed(times, name, "transformers") if theirs else "not installed",
-                         speed(times, name, PEER),
-                         f"{100 * rate / bound:.1f} %" if device == "cuda" else ""))
+    compiling = []
+
+    def measured():
+        for B in setting["batches"]:
+            idx = torch.ones(B, PROMPT, dtype=torch.long, device=device)
+            prompts = idx.tolist()
+            competitors = {
+                "nanoGPT's loop": lambda: recompute(model, idx, new),
+                "one temperature": lambda: generate(model, prompts, new, temperature=0.8),
+                "a decoder": lambda: generate(model, prompts, new, decoder=decoder)}
+            if device == "cuda":
+                competitors["a decoder, replays alone"] = replays(model, decoder, prompts, new)
+                compiled = {COMPILED: lambda: generate(
+                    model, prompts, new, decoder=decoder, compiled=True),
+                            PEER: compiled_loop(model, idx, new)}
+                took, failed = first_calls(compiled)
+                yield from ((B, *failure) for failure in failed.items())
+                for name in took:
+                    competitors[name] = compiled[name]
+                    compiling.append(f"{name} {took[name]:.0f} s at batch {B}")
+            if theirs:
+                competitors["transformers"] = lambda: theirs(idx, new)
+            times = race(competitors, setting["turns"])
+            read = B * (PROMPT + new / 2) * layers * 2 * width * model.norm.weight.element_size()
+            bound = B * BANDWIDTH / (weights + read)
+            for name in competitors:
+                rate = B * new / statistics.median(times[name])
+                yield (B, name, f"{rate:,.0f}", speed(times, name, "nanoGPT's loop"),
+                       speed(times, name, "transformers") if theirs else "not installed",
+                       speed(times, name, PEER),
+                       f"{100 * rate / bound:.1f} %" if device == "cuda" else "")
     table(f"Generation: {PROMPT} + {new} tokens, {layers} layers of {width}, {dtype}",
           ("batch", "", "tokens/s", "x nanoGPT's loop", "x transformers", f"x {PEER}",
-           "of the bandwidth bound (H100)"), rows)
+           "of the bandwidth bound (H100)"), measured())
     if compiling:
         print(f"\nFirst calls, which compile and are not timed above: {', '.join(compiling)}; CUDA "
               f"graphs that the {PEER} skipped: {graphs_skipped()}.")
@@ -288,25 +291,26 @@ def real(device, quick):
              "static cache": dict(cache_implementation="static", disable_compile=True)}
     if device == "cuda":  # where `generate` compiles the pass over a static cache by itself
         peers["compiled static cache"] = dict(cache_implementation="static")
-    rows = []
-    for B in setting["batches"]:
-        torch._dynamo.reset()  # else it compiles a second batch size for all sizes
-        idx = torch.randint(model.config.vocab_size, (B, T), device=device)
-        prompts = idx.tolist()
-        competitors = {"fast.generate, a decoder": lambda: generate(model, prompts, new,
-                                                                    decoder=decoder)}
-        for name, cache in peers.items():
-            competitors[name] = lambda cache=cache: theirs(idx, **cache)
-        first, failed = first_calls(competitors)
-        times = race({name: competitors[name] for name in first}, setting["turns"])
-        for name in competitors:
-            if name in failed:
-                rows.append((B, name, failed[name]))
-                continue
-            rows.append((B, name, f"{B * new / statistics.median(times[name]):,.0f}",
-                         *(speed(times, name, peer) for peer in peers), f"{first[name]:.1f}"))
+
+    def measured():
+        for B in setting["batches"]:
+            torch._dynamo.reset()  # else it compiles a second batch size for all sizes
+            idx = torch.randint(model.config.vocab_size, (B, T), device=device)
+            prompts = idx.tolist()
+            competitors = {"fast.generate, a decoder": lambda: generate(model, prompts, new,
+                                                                        decoder=decoder)}
+            for name, cache in peers.items():
+                competitors[name] = lambda cache=cache: theirs(idx, **cache)
+            first, failed = first_calls(competitors)
+            times = race({name: competitors[name] for name in first}, setting["turns"])
+            for name in competitors:
+                if name in failed:
+                    yield B, name, failed[name]
+                    continue
+                yield (B, name, f"{B * new / statistics.median(times[name]):,.0f}",
+                       *(speed(times, name, peer) for peer in peers), f"{first[name]:.1f}")
     table(f"A real language model: SmolLM2-135M, {T} + {new} tokens, {dtype}",
-          ("batch", "", "tokens/s", *(f"x {peer}" for peer in peers), "first call, s"), rows)
+          ("batch", "", "tokens/s", *(f"x {peer}" for peer in peers), "first call, s"), measured())
 
 
 class NanoBlock(nn.Module):
