@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from transformers import DynamicCache
+from transformers import AttentionInterface, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from decoder import as_evaluated, response_places, right_padded
@@ -92,6 +92,21 @@ def without_body(lm):
 # --- keys and values kept -------------------------------------------------------------------------
 
 
+def one_query(module, query, key, value, mask, scaling=None, **_):
+    """Attention of one new token a row: (B,H,1,D), (B,G,S,D), (B,G,S,D) -> (B,1,H,D), None.
+
+    H / G queries share a key. The library may copy each key H / G times before it attends, which
+    takes longer than the rest of a step; here they are rows of one product.
+    """
+    B, H, _, D = query.shape
+    queries = query.reshape(B, key.shape[1], -1, D)  # (B,G,H/G,D)
+    scores = queries @ key.mT * (D ** -0.5 if scaling is None else scaling) + mask
+    return (scores.softmax(-1) @ value).view(B, 1, H, -1), None
+
+
+AttentionInterface.register("one_query", one_query)
+
+
 class Slots(DynamicCache):
     """One slot a position, in tensors that stay in place, as fast/cache.py has it for model.py.
 
@@ -102,16 +117,18 @@ class Slots(DynamicCache):
 
     def __init__(self, model, batch, length):
         super().__init__()
-        config = model.lm.config.get_text_config()
+        self.config = config = model.lm.config.get_text_config()
+        self.attention = attention = config._attn_implementation
         takes = inspect.signature(model.lm.base_model.forward).parameters
-        self.window = getattr(config, "sliding_window", None)
-        self.kinds = set(getattr(config, "layer_types", None) or
-                         ["full_attention" if self.window is None else "sliding_attention"])
-        attention = config._attn_implementation
-        require(self.kinds <= {"full_attention", "sliding_attention"} and "position_ids" in takes,
+        window = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None) or [
+            "full_attention" if window is None else "sliding_attention"]
+        far = dict(full_attention=math.inf, sliding_attention=window)
+        require(far.keys() >= set(kinds) and "position_ids" in takes,
                 f"a {config.model_type} keeps more than keys and values; use decoder.generate")
         require(attention in ("sdpa", "eager"),
                 f"attention is {attention}; load with attn_implementation='sdpa'")
+        self.sees = {kind: far[kind] for kind in kinds}  # layers of a kind: so many places
         self.name = "cache" if "cache" in takes else "past_key_values"  # before transformers 5.20
         self.model = model
         self.length = length
@@ -137,8 +154,7 @@ class Slots(DynamicCache):
 
     def keep(self, rows):
         """These rows, which may repeat, and no others."""
-        for layer, kept in self.kv.items():
-            self.kv[layer] = [x[rows] for x in kept]
+        self.kv = {layer: [x[rows] for x in kept] for layer, kept in self.kv.items()}
 
     def step(self, idx, pos):
         """One more token a row, at its place pos.  (B,), (B,) -> logits (B,V), hidden (B,C)"""
@@ -146,17 +162,17 @@ class Slots(DynamicCache):
         self.seen = self.used + -self.used % 8  # slots
         self.pos = pos
         back = pos[:, None] - torch.arange(self.seen, device=pos.device)  # (B,S): places ago
-        masks = {}
-        for kind in self.kinds:
-            shown = back >= 0
-            if kind == "sliding_attention":
-                shown &= back < self.window
-            mask = torch.zeros(shown.shape, dtype=self.model.lm.dtype, device=pos.device)
-            masks[kind] = mask.masked_fill(~shown, torch.finfo(mask.dtype).min)[:, None, None]
+        masks = {kind: torch.where((back >= 0) & (back < sees), 0.0, -math.inf).to(
+            self.model.lm.dtype)[:, None, None] for kind, sees in self.sees.items()}
         mask = masks if len(masks) > 1 else masks.popitem()[1]  # as bodies with two kinds take it
-        hidden = self.model.lm.base_model(
-            idx[:, None], attention_mask=mask, position_ids=pos[:, None], use_cache=True,
-            **{self.name: self}).last_hidden_state[:, 0]
+        if self.attention == "sdpa":
+            self.config._attn_implementation = "one_query"
+        try:
+            hidden = self.model.lm.base_model(
+                idx[:, None], attention_mask=mask, position_ids=pos[:, None], use_cache=True,
+                **{self.name: self}).last_hidden_state[:, 0]
+        finally:
+            self.config._attn_implementation = self.attention
         return self.model.head(hidden), at_least_float32(hidden)
 
 

@@ -31,7 +31,7 @@ from real import hf, models
 from real.tasks import EXPERIMENTS, TASKS, draw_prompts, reward, token_ids
 from toy.options import check_value, checked_device, option, read
 from toy.samplers import choice_of
-from toy.stages import Silent, Stages, code_of, randomness, write
+from toy.stages import Silent, Stages, code_of, program, randomness, write
 from train_toy import make_pairs
 
 
@@ -44,7 +44,7 @@ class Config:
                             "temperatures, or samplers as in top_p=.9 or min_p=.05@3")
     beta: float = option(0.2, "larger stays closer to the reference")
     lr: float = option(1e-3, "learning rate in round one; then it falls linearly")
-    rounds: int = option(6, "times sample -> pair -> update")
+    rounds: int = option(10, "times sample -> pair -> update")
     prompts: int = option(128, "training prompts a round")
     responses: int = option(8, "responses a training prompt")
     steps: int = option(5, "updates a round, each on all its pairs")
@@ -186,12 +186,9 @@ def update(decoder, ref_decoder, sides, beta, lr, steps):
 
     -> the last loss, and the mean of the largest P(tau | h): at 1 nothing is explored any more
     """
-    with torch.no_grad():  # of which an update moves tau_logps alone
-        frozen = [hf.response_logps(decoder, *side, ref_decoder) for side in sides]
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=lr, weight_decay=0.0)
     for _ in range(steps):
-        logps = [replace(side, tau_logps=decoder.response(hidden))
-                 for side, (_, (hidden, _)) in zip(frozen, sides)]
+        logps = [hf.response_logps(decoder, *side, ref_decoder) for side in sides]
         loss = lpo_loss(*logps, "latent", beta).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -309,9 +306,5 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    try:
+    with program():
         main(read(sys.argv[1:], __doc__, Config, "--laptop", LAPTOP, checked))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: the same command goes on from the last finished stage")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from decoder import AdaptiveDecoder
 from real import train
 from real.models import MODELS
 from real.tasks import EXPERIMENTS, TASKS, draw_prompts
@@ -29,7 +30,7 @@ from toy.intervals import resampled
 from toy.rows import to_json
 from toy.samplers import (choice_of, epsilon_cutoff, label, min_p, top_k, top_nsigma, top_p,
                           typical_p)
-from toy.stages import Silent, Stages, code_of, randomness, write
+from toy.stages import Silent, Stages, code_of, program, randomness, write
 
 LEVELS = {"lines": ("token", "sequence"), "mix": ("sequence", "token"), "repeats": ("token",)}
 SECOND = (("token", "temperatures"), ("token", "settings"), ("sequence", "temperatures"))
@@ -48,7 +49,8 @@ RULES = {  # grids for large vocabularies, whose noise is thinner than the toy's
     "dynatemp": grid(dynatemp, (0.0, 0.3), (0.8, 1.5, 3.0), (0.5, 1.0)),
     "entropy slope": grid(entropy_slope, (0.2, 0.5, 0.9), (-0.15, -0.05, 0.05, 0.15))}
 MANY = dict(steps=20)  # updates a round, as train_toy.py has them
-STUDY = {"20 updates a round": MANY,
+STUDY = {"6 rounds": dict(rounds=6), "10 updates a round, beta 0.5": dict(steps=10, beta=0.5),
+         "20 updates a round": MANY,
          "20, without 1 and 1.2": MANY | dict(choices=Config.choices[:5]),
          "20, beta 1": MANY | dict(beta=1.0), "20, rate 3e-4": MANY | dict(lr=3e-4),
          "20, first round's reference": MANY | dict(reference="initial")}
@@ -119,13 +121,16 @@ def oracle(cfg, lm, run):
 
 
 def learned(cfg, lm, run, method):
-    """A decoder; its cost in memory too."""
+    """A decoder; what it earns on validation prompts and its cost in memory too."""
     if cfg.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     found = train.learn(cfg, lm, cfg.seed, run)
     memory = torch.cuda.max_memory_allocated() / 1e9 if cfg.device == "cuda" else None
+    decoder = AdaptiveDecoder(lm[0].config.n_embd, map(choice_of, cfg.choices), cfg.level)
+    decoder.load_state_dict(found["weights"])
+    outcome = measure(cfg, lm, "validation", cfg.level, cfg.seed, decoder=decoder.to(cfg.device))
     return dict(kind="learned", method=method, level=cfg.level, choices=list(cfg.choices),
-                memory=memory, **found)
+                memory=memory, validation=float(outcome.rewards.mean()), **found)
 
 
 def experiments(cfg):
@@ -214,6 +219,8 @@ def rows_of(experiment, found):
                  for metric in ("reward", "certainty")]
         rows += [dict(section="seeds", experiment=experiment, method=method, seed=one["seed"],
                       value=np.mean(one["rewards"])) for one in ones]
+        rows += [dict(section="validation", experiment=experiment, method=method,
+                      seed=one["seed"], value=one["validation"]) for one in ones]
         rows += [dict(section="memory", experiment=experiment, method=method, seed=one["seed"],
                       value=one["memory"]) for one in ones if one["memory"] is not None]
     temperatures = [str(tau) for tau in Config.choices]
@@ -272,9 +279,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
+    with program():
         main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: the same command goes on from the last finished stage")

@@ -1,5 +1,5 @@
 """The tables and figures of the real model, from real.json: tables.py puts them into the pages. And
-the tables of a second one, from real_second.json, which no page has until it is measured.
+the tables of a second one, from real_second.json.
 
 Every cell is `value [low, high]`, the mean over decoders and test prompts with its 95 % interval by
 the paired bootstrap. Nothing here needs the model, or transformers.
@@ -18,7 +18,7 @@ FIXED, RULE, ORACLE = "best fixed temperature", "best tuned rule", "oracle by ro
 LEARNED = [f"{level} level, {name}" for level in ("token", "sequence")
            for name in ("temperatures", "settings")]
 OURS = {"lines": "token level, temperatures", "mix": "sequence level, temperatures"}
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999", "#E69F00")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999", "#E69F00", "#000000", "#56B4E9")
 
 
 def cell(real, experiment, method, minus=None):
@@ -39,6 +39,12 @@ def studied(real):
     """What the study varies: the recipes that are no method of every experiment."""
     usual = {*LEARNED, FIXED, RULE, ORACLE, *known(real, "method", section="setting")}
     return [name for name in known(real, "method", section="rewards") if name not in usual]
+
+
+def recipes(real, experiment):
+    """What the study compares, what all runs are trained by first.  -> {method: its name}"""
+    ours = f"{real['config']['steps']} updates a round, {real['config']['rounds']} rounds"
+    return {OURS[experiment]: ours} | {name: name for name in studied(real)}
 
 
 def of_seeds(real, **wanted):
@@ -117,8 +123,8 @@ def rules(real):
 
 def study(real):
     lines = []
-    for experiment, ours in OURS.items():
-        for recipe in (ours, *studied(real)):
+    for experiment in OURS:
+        for recipe, name in recipes(real, experiment).items():
             of = dict(experiment=experiment, method=recipe)
             last = max(values(real, section="rounds", metric="certainty", **of) and
                        known(real, "round", section="rounds", **of))
@@ -127,10 +133,11 @@ def study(real):
             taus = (of_seeds(real, section="temperature", role=role, **of)
                     for role in known(real, "role", section="oracle", experiment=experiment)
                     if not role.startswith(("opposite", "list")))
-            lines.append([f"{experiment}: {'5 updates a round' if recipe == ours else recipe}",
-                          cell(real, experiment, recipe, FIXED),
+            lines.append([f"{experiment}: {name}", cell(real, experiment, recipe, FIXED),
+                          f"{np.mean(values(real, section='validation', **of)):.3f}",
                           " -> ".join(f"{x:.2f}" for x in certain), "; ".join(taus)])
-    return table(["recipe", f"minus the {FIXED}", "largest P(tau), first -> last round",
+    return table(["recipe", f"minus the {FIXED}", "reward on validation prompts",
+                  "largest P(tau), first -> last round",
                   "temperatures: start; rest, or capital; story"], lines)
 
 
@@ -211,10 +218,10 @@ def text(real):
 
 def rounds(real):
     """Why runs collapse: how certain the head is after each round, and what it earns."""
-    metrics = {"certainty": "mean largest P(tau)", "reward": "reward of the round's samples"}
+    metrics = {"certainty": "mean largest P(tau)", "reward": "reward of its samples"}
     figure, axes = panels(2 * len(OURS), 2, 2.9)
     for axis, (experiment, metric) in zip(axes, ((e, m) for e in OURS for m in metrics)):
-        for colour, recipe in zip(COLOURS, (OURS[experiment], *studied(real))):
+        for colour, (recipe, name) in zip(COLOURS, recipes(real, experiment).items()):
             by_round = defaultdict(list)
             for row in where(real, section="rounds", experiment=experiment, method=recipe,
                              metric=metric):
@@ -223,7 +230,7 @@ def rounds(real):
             axis.fill_between(list(by_round), every.min(1), every.max(1), color=colour, alpha=0.12,
                               lw=0)
             axis.plot(list(by_round), every.mean(1), color=colour, marker="o", ms=3,
-                      label="5 updates a round" if recipe == OURS[experiment] else recipe)
+                      label=name)
         axis.set(title=f"{experiment}, {OURS[experiment].split()[0]} level", xlabel="round",
                  ylabel=metrics[metric])
     legend_below(figure, axes, 2)

@@ -23,7 +23,7 @@ from toy.stages import ROOT, write
 
 HERE = ROOT / "results"
 DATA, FIGURES = HERE / "data", HERE / "figures"
-FILES = ("results.json", "sweeps.json", "rivals.json", "real.json")
+FILES = ("results.json", "sweeps.json", "rivals.json", "real.json", "real_second.json")
 PAGES = ROOT / "README.md", HERE / "README.md", ROOT / "real" / "README.md"
 MARK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEVELS = ("sequence", "token")  # in the paper's order
@@ -377,9 +377,11 @@ TABLES = {f.__name__: f for f in (
 # --- pages and files ------------------------------------------------------------------------------
 
 
-def filled(page, results, sweeps, rivals, real):
+def filled(page, results, sweeps, rivals, real, second):
     """A page's text with every marked table made anew; KeyError on a mark without a table."""
     def made(name):
+        if name in real_tables.SECOND:
+            return real_tables.SECOND[name](second)
         if name in real_tables.TABLES:
             return real_tables.TABLES[name](real)
         if name in rival_tables.TABLES:
@@ -422,7 +424,8 @@ def kept_sweeps(sweeps):
 def keep(folder, timing):
     """Take over a folder's results, and the seconds of a run on a quiet machine."""
     for name, reduce in (("results.json", kept), ("sweeps.json", kept_sweeps),
-                         ("rivals.json", rival_tables.kept), ("real.json", dict)):
+                         ("rivals.json", rival_tables.kept), ("real.json", dict),
+                         ("real_second.json", dict)):
         if not (folder / name).exists():
             continue
         found = reduce(rows.load(folder / name))
@@ -442,21 +445,21 @@ def main():
     arguments = parser.parse_args()
     if arguments.keep:
         keep(arguments.keep, arguments.timing)
-    results, sweeps, rivals, real = (rows.load(DATA / name) for name in FILES)
+    results, sweeps, rivals, real, second = (rows.load(DATA / name) for name in FILES)
     if not (arguments.write or arguments.keep):
         for tables, data in ((TABLES, sweeps), (rival_tables.TABLES, rivals)):
             for name, make in tables.items():
                 print(f"{name}\n{make(results, data)}\n")
-        for name, make in real_tables.TABLES.items():
-            print(f"{name}\n{make(real)}\n")
+        for tables, data in ((real_tables.TABLES, real), (real_tables.SECOND, second)):
+            for name, make in tables.items():
+                print(f"{name}\n{make(data)}\n")
         return
     for path in (*draw(results, FIGURES), *draw(sweeps, FIGURES, sweep_plots.FIGURES),
                  *draw(rivals, FIGURES, rival_plots.FIGURES),
                  *draw(real, FIGURES, real_tables.FIGURES)):
         print(path)
     for page in PAGES:
-        write(page, filled(page.read_text(encoding="utf-8"), results, sweeps, rivals,
-                           real))
+        write(page, filled(page.read_text(encoding="utf-8"), results, sweeps, rivals, real, second))
 
 
 if __name__ == "__main__":

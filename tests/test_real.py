@@ -145,6 +145,47 @@ def test_kept_keys_change_nothing(name):
             assert torch.allclose(hidden[row], whole[1][0, -1], atol=1e-5)
 
 
+@pytest.mark.parametrize("scaling", (None, 0.3))
+def test_queries_that_share_a_key_attend_as_if_each_had_its_own(scaling):
+    """PyTorch's own attention with each key written out. Bugs: query heads in another order, the
+    scale of another width, the mask left out."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, heads, n, 8, dtype=torch.float64)
+               for heads, n in ((6, 1), (2, 5), (2, 5)))
+    mask = torch.where(torch.rand(3, 1, 1, 5) < 0.7, 0.0, -torch.inf).double()
+    mask[..., 0] = 0
+    out, _ = hf.one_query(None, q, k, v, mask, scaling=scaling, dropout=0.0)
+    every_k, every_v = (x.repeat_interleave(3, dim=1) for x in (k, v))
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, every_k, every_v, mask,
+                                                              scale=scaling)
+    assert out.shape == (3, 1, 6, 8) and torch.allclose(out, theirs.transpose(1, 2), atol=1e-12)
+
+
+@pytest.mark.parametrize("attention, used", (("sdpa", True), ("eager", False)))
+def test_the_model_keeps_its_own_attention(attention, used, monkeypatch):
+    """Ours stands in for "sdpa" during a step alone, even one that fails; "eager" may do more than
+    products, and stays."""
+    lm = tiny()
+    lm.set_attn_implementation(attention)
+    calls = []
+
+    def noted(module, query, *others, **options):
+        calls.append(query.shape[2])
+        return hf.one_query(module, query, *others, **options)
+    monkeypatch.setitem(hf.AttentionInterface._global_mapping, "one_query", noted)
+    model = hf.wrap(lm)
+    cache = model.new_cache(2, 9)
+    model(torch.randint(V, (2, 4)), cache)
+    assert not calls and lm.config._attn_implementation == attention
+    pos = torch.tensor([4, 4])
+    cache.step(pos, pos)
+    assert calls == [1] * SIZE["num_hidden_layers"] * used
+    assert lm.config._attn_implementation == attention
+    with pytest.raises(IndexError):
+        cache.step(pos + V, pos + 1)
+    assert lm.config._attn_implementation == attention
+
+
 def test_finished_rows_are_dropped_and_the_others_go_on():
     """Bug: rows dropped beside their keys. Texts of 40 tokens, of which some end before 16."""
     model = hf.wrap(tiny(seed=3))

@@ -44,6 +44,11 @@ ROWS = [
       for e, m in (("lines", "token level, temperatures"), ("lines", "20 updates a round"),
                    ("mix", "sequence level, temperatures"), ("mix", "20 updates a round"))
       for seed in (0, 2) for rnd in (0, 3) for metric, x in (("certainty", 0.3), ("reward", 0.5))),
+    *(one("validation", experiment=e, method=m, seed=seed, value=x + seed / 10)
+      for e, m, x in (("lines", "token level, temperatures", 0.2),
+                      ("lines", "20 updates a round", 0.3),
+                      ("mix", "sequence level, temperatures", 0.4),
+                      ("mix", "20 updates a round", 0.5)) for seed in (0, 2)),
     *(one("shares", experiment="lines", method="token level, settings", role="lines, start",
           choice=choice, value=x) for choice, x in (("0.0", 0.2), ("min_p=0.1", 0.77),
                                                     ("1.0", 0.03))),
@@ -54,7 +59,8 @@ REAL = dict(
                              choices=[0.0, 0.4, 0.8],
                              tokens=[["start", "Do", 0], ["rest", " go", 2], ["rest", ",\n", 1],
                                      ["start", "Do", 0]])],
-    config=dict(seeds=2, test_prompts=9, samples=4, rounds=3, prompts=11, responses=5),
+    config=dict(seeds=2, test_prompts=9, samples=4, rounds=4, prompts=11, responses=5,
+                steps=7),
     stages={name: dict(environment=dict(machine="M", torch="2")) for name in "ab"})
 
 
@@ -102,21 +108,23 @@ def test_settings_from_a_twentieth_up_the_commonest_first():
 
 
 def test_the_study_shows_the_first_and_the_last_round():
-    """Means over decoders: 0.3 + (0 + 0.02) / 2, and 0.3 more in round 3 of 0 to 3."""
+    """Means over decoders: 0.3 + (0 + 0.02) / 2, and 0.3 more in round 3 of 0 to 3; of validation
+    prompts a tenth above the first decoder's."""
     lines = cells("real_study")[2:]
     assert [line[0] for line in lines] == [
-        "lines: 5 updates a round", "lines: 20 updates a round", "mix: 5 updates a round",
-        "mix: 20 updates a round"]
-    assert {line[2] for line in lines} == {"0.31 -> 0.61"}
+        "lines: 7 updates a round, 4 rounds", "lines: 20 updates a round",
+        "mix: 7 updates a round, 4 rounds", "mix: 20 updates a round"]
+    assert [line[2] for line in lines] == ["0.300", "0.400", "0.500", "0.600"]
+    assert {line[3] for line in lines} == {"0.31 -> 0.61"}
     assert [line[1].split()[0] for line in lines] == ["0.300", "-0.500", "-", "0.700"]
-    assert lines[0][3] == "0.15 (0.10 to 0.20); 0.65 (0.60 to 0.70)"
-    assert lines[2][3] == "0.25 (0.20 to 0.30); 0.55 (0.50 to 0.60)"  # the list is left out
+    assert lines[0][4] == "0.15 (0.10 to 0.20); 0.65 (0.60 to 0.70)"
+    assert lines[2][4] == "0.25 (0.20 to 0.30); 0.55 (0.50 to 0.60)"  # the list is left out
 
 
 def test_memory_is_the_largest_and_the_source_names_each_machine_once():
     assert cells("real_cost")[2:] == [["lines, token level, temperatures", "4.2"]]
     assert real_tables.TABLES["real_source"](REAL) == (
-        "2 decoders each, 9 test prompts x 4 responses, 3 rounds of 11 prompts x 5; M, torch 2.")
+        "2 decoders each, 9 test prompts x 4 responses, 4 rounds of 11 prompts x 5; M, torch 2.")
     named = REAL | dict(config=REAL["config"] | dict(model="x"))
     assert real_tables.SECOND["second_source"](named).startswith("x: 2 decoders each, 9 test")
 
@@ -141,6 +149,8 @@ def test_the_rounds_are_drawn_from_their_own_recipe_and_metric():
         "mix, sequence level"] * 2
     for axis, start in zip(axes, (0.31, 0.51, 0.31, 0.51)):
         assert len(axis.lines) == 2
+        assert [line.get_label() for line in axis.lines] == ["7 updates a round, 4 rounds",
+                                                             "20 updates a round"]
         for line in axis.lines:
             assert line.get_xdata().tolist() == [1, 4]
             assert line.get_ydata() == pytest.approx([start, start + 0.3])

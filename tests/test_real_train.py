@@ -740,7 +740,7 @@ def test_wrong_options_are_one_sentence(given, said, capsys):
 def test_the_plan_has_every_rival_and_recipe():
     names = list(real_model.plan(config(seeds=3)))
     assert len(set(names)) == len(names)
-    for experiment, decoders in (("lines", 4 + 5), ("mix", 4 + 5), ("repeats", 2)):
+    for experiment, decoders in (("lines", 4 + 7), ("mix", 4 + 7), ("repeats", 2)):
         of = [name for name in names if name.startswith(experiment)]
         assert len(of) == 2 + len(real_model.RULES) + 3 * decoders
     work = real_model.plan(config(seeds=1))
@@ -748,7 +748,11 @@ def test_the_plan_has_every_rival_and_recipe():
                and "method" in do.keywords and cfg.experiment == "mix"}
     assert recipes["20, without 1 and 1.2"].choices == (0.0, 0.2, 0.4, 0.6, 0.8)
     assert recipes["20, beta 1"].beta == 1
-    assert {name for name in recipes if recipes[name].steps == 20} == set(real_model.STUDY)
+    assert {name for name in recipes if recipes[name].steps == 20} == {
+        name for name in real_model.STUDY if name.startswith("20")}
+    assert recipes["6 rounds"] == config(experiment="mix", level="sequence", rounds=6, seeds=1)
+    firm = recipes["10 updates a round, beta 0.5"]
+    assert (firm.steps, firm.beta) == (10, 0.5)
     assert recipes["20, first round's reference"].reference == "initial"
     assert recipes["20, rate 3e-4"].lr == 3e-4 and recipes["20, rate 3e-4"].level == "sequence"
 
@@ -874,7 +878,7 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
     def learned(cfg, lm, run, method):
         calls.append((method, cfg.experiment, cfg.level, cfg.choices, cfg.seed))
         return dict(kind="learned", method=method, level=cfg.level, choices=list(cfg.choices),
-                    memory=None, seed=cfg.seed, rewards=[3.0, cfg.seed], rounds=[],
+                    memory=None, validation=0.5, seed=cfg.seed, rewards=[3.0, cfg.seed], rounds=[],
                     counts={"x": [1] * len(cfg.choices)}, texts=[[("x", ["y"]), []]])
     for stub in (fixed, oracle, tuned, learned):
         monkeypatch.setattr(real_model, stub.__name__, stub)
@@ -882,7 +886,7 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
     real_model.main([*args, "--only", "mix-fixed"])
     assert calls == [("fixed", "mix")] and not (tmp_path / "real.json").exists()
     real_model.main(args)
-    assert len(calls) == len(set(calls)) == 3 * 12 + 2 * (9 + 9 + 2)
+    assert len(calls) == len(set(calls)) == 3 * 12 + 2 * (11 + 11 + 2)
     sets = {(e, level, choices) for method, e, level, choices, _ in
             [of for of in calls if len(of) == 5] if method.endswith(("temperatures", "settings"))}
     settings = (0.0, 0.3, "min_p=0.1", "min_p=0.05@1.5", "min_p=0.3@2", "epsilon_cutoff=0.01", 1.0)
@@ -913,17 +917,33 @@ def test_the_results_program_runs_its_plan_once(lm, monkeypatch, tmp_path, capsy
 
 
 def test_a_learned_stage_says_what_it_is(lm, monkeypatch):
-    monkeypatch.setattr(train, "learn", lambda cfg, lm, seed, run: dict(seed=seed, rewards=[1.0]))
+    """What it earns on validation prompts is of the decoder that was trained."""
     cfg = config(level="sequence", seed=5)
+    weights = decoding.AdaptiveDecoder(lm[0].config.n_embd, (0.0, 0.7, 1.3),
+                                       "sequence").state_dict()
+    monkeypatch.setattr(train, "learn", lambda cfg, lm, seed, run: dict(
+        seed=seed, rewards=[1.0], weights=weights))
+    measured = []
+
+    def measure(cfg, lm, split, *seeds, decoder):
+        measured.append((split, seeds, decoder.level, decoder.choices, decoder.state_dict()))
+        return SimpleNamespace(rewards=np.array([[0.25, 0.5], [0.75, 1.0]]))
+    monkeypatch.setattr(real_model, "measure", measure)
     assert real_model.learned(cfg, lm, Silent(), "ours") == dict(
         kind="learned", method="ours", level="sequence", choices=[0.0, 0.7, 1.3], memory=None,
-        seed=5, rewards=[1.0])
+        validation=0.625, seed=5, rewards=[1.0], weights=weights)
+    (split, seeds, level, choices, state), = measured
+    assert (split, seeds, level, tuple(choices)) == (
+        "validation", ("sequence", 5), "sequence", (0.0, 0.7, 1.3))
+    assert list(state) == list(weights) and all(
+        torch.equal(state[name], weight) for name, weight in weights.items()
+        if isinstance(weight, torch.Tensor))
 
 
 def test_rows_by_hand():
     P = 6
     learned = dict(kind="learned", method="token level, temperatures", level="token", memory=4.5,
-                   choices=[0.0, 1.0], texts=[])
+                   validation=0.5, choices=[0.0, 1.0], texts=[])
     rounds = [dict(round=0, reward=0.1, certainty=0.5)]
     found = [
         dict(kind="fixed", rewards={str(tau): [tau / 10 + p for p in range(P)]
@@ -934,7 +954,7 @@ def test_rows_by_hand():
           for i, rule in enumerate(real_model.RULES)),
         dict(learned, seed=0, rewards=[1.0 + p for p in range(P)], rounds=rounds,
              counts={"lines, start": [3, 1], "lines, rest": [0, 4]}),
-        dict(learned, seed=1, rewards=[3.0 + p for p in range(P)], rounds=rounds,
+        dict(learned, seed=1, rewards=[3.0 + p for p in range(P)], rounds=rounds, validation=0.75,
              counts={"lines, start": [1, 3], "lines, rest": [0, 4]})]
     rows = real_model.rows_of("lines", found)
 
@@ -960,6 +980,7 @@ def test_rows_by_hand():
     assert [r["value"] for r in rows if r["section"] == "temperature"] == [0.25, 0.75, 1.0, 1.0]
     assert only("fixed", method="0.4")["value"] == pytest.approx(0.04 + mean)
     assert only("memory", seed=1)["value"] == 4.5
+    assert only("validation", seed=1)["value"] == 0.75
     assert only("seeds", seed=1)["value"] == pytest.approx(3 + mean)
     assert {r["metric"] for r in rows if r["section"] == "rounds"} == {"reward", "certainty"}
     assert re.fullmatch("[0-9.]+", str(only("oracle", role="lines, rest")["value"]))

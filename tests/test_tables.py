@@ -562,6 +562,8 @@ def places(tmp_path, monkeypatch):
         "rivals": lambda results, rivals: f"{len(rivals['rows'])} of {len(results['rows'])}"})
     monkeypatch.setattr(tables.real_tables, "TABLES", {
         "real": lambda real: f"{len(real['rows'])} real ones"})
+    monkeypatch.setattr(tables.real_tables, "SECOND", {
+        "second": lambda second: f"{len(second['rows'])} of another model"})
     drawn = []
 
     def draw(results, folder, figures=None):
@@ -569,11 +571,13 @@ def places(tmp_path, monkeypatch):
         return [folder / f"figure{len(drawn)}.png"]
     monkeypatch.setattr(tables, "draw", draw)
     page.write_text("a\n<!-- count -->\nold\n<!-- end -->\nb\n<!-- times -->\n<!-- end -->\nc\n"
-                    "<!-- rivals -->\n<!-- end -->\n<!-- real -->\n<!-- end -->\n",
+                    "<!-- rivals -->\n<!-- end -->\n<!-- real -->\n<!-- end -->\n"
+                    "<!-- second -->\n<!-- end -->\n",
                     encoding="utf-8")
     save(data, 2, 3, "old")
     save_rivals(data, 7)
     save_real(data, 8)
+    save_real(data, 11, "real_second.json")
     return tmp_path, page, drawn
 
 
@@ -596,10 +600,10 @@ def save_rivals(folder, n):
         rows=[dict(value=i) for i in range(n)], stages=stages)), encoding="utf-8")
 
 
-def save_real(folder, n):
-    """real.json of n rows."""
+def save_real(folder, n, name="real.json"):
+    """real.json, or real_second.json, of n rows."""
     found = dict(rows=[dict(value=i) for i in range(n)])
-    (folder / "real.json").write_text(rows.to_json(found), encoding="utf-8")
+    (folder / name).write_text(rows.to_json(found), encoding="utf-8")
 
 
 def run(monkeypatch, *arguments):
@@ -617,7 +621,8 @@ def test_without_flags_tables_are_printed_and_no_file_changes(places, monkeypatc
     before = files(folder)
     run(monkeypatch)
     assert capsys.readouterr().out == (
-        "count\n2 and 3 rows\n\ntimes\nNone\n\nrivals\n7 of 2\n\nreal\n8 real ones\n\n")
+        "count\n2 and 3 rows\n\ntimes\nNone\n\nrivals\n7 of 2\n\nreal\n8 real ones\n\n"
+        "second\n11 of another model\n\n")
     assert files(folder) == before and not drawn
 
 
@@ -631,7 +636,8 @@ def test_write_fills_the_marked_places_alone(places, monkeypatch, capsys):
         assert page.read_text(encoding="utf-8") == (
             "a\n<!-- count -->\n2 and 3 rows\n<!-- end -->\nb\n<!-- times -->\nNone\n"
             "<!-- end -->\nc\n<!-- rivals -->\n7 of 2\n<!-- end -->\n"
-            "<!-- real -->\n8 real ones\n<!-- end -->\n")
+            "<!-- real -->\n8 real ones\n<!-- end -->\n"
+            "<!-- second -->\n11 of another model\n<!-- end -->\n")
     figures = folder / "figures"
     assert drawn[:4] == [(2, figures, None), (3, figures, tables.sweep_plots.FIGURES),
                          (7, figures, tables.rival_plots.FIGURES),
@@ -640,7 +646,7 @@ def test_write_fills_the_marked_places_alone(places, monkeypatch, capsys):
         str(figures / f"figure{i}.png") for i in (1, 2, 3, 4)]
     assert {path for path, text in files(folder).items() if text != before[path]} == {page}
     with pytest.raises(KeyError):
-        tables.filled("<!-- unknown -->\n<!-- end -->\n", None, None, None, None)
+        tables.filled("<!-- unknown -->\n<!-- end -->\n", *[None] * 5)
 
 
 def test_keep_takes_over_a_folders_results_then_writes(places, monkeypatch):
@@ -671,11 +677,13 @@ def test_keep_with_only_some_of_the_files(places, monkeypatch):
     (tables.DATA / "results.json").unlink()
     save_rivals(folder / "out", 9)
     save_real(folder / "out", 6)
+    save_real(folder / "out", 12, "real_second.json")
     save(folder / "out", 4, 0, "own")
     run(monkeypatch, "--keep", folder / "out")
     assert "4 and 2 rows" in page.read_text(encoding="utf-8")
     assert "\nown\n" in page.read_text(encoding="utf-8")
     assert "\n6 real ones\n" in page.read_text(encoding="utf-8")
+    assert "\n12 of another model\n" in page.read_text(encoding="utf-8")
     assert "\n9 of 4\n" in page.read_text(encoding="utf-8")
     assert [stage["seconds"] for stage in rows.load(tables.DATA / "rivals.json")["stages"].values()
             ] == [3.0]  # of one environment, together
