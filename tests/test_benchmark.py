@@ -274,13 +274,14 @@ def test_the_shapes_are_those_of_the_page():
             PROMPT, setting["new"], setting["shape"][0], setting["shape"][2])
         assert tuple(map(int, batches)) == setting["batches"]
         assert setting["turns"] % 2 == 1  # so that a median is a turn
-    tokens = re.search(r"(\d+) prompt tokens and (\d+) new\s+ones, float32, CPU, a busy machine:\n"
-                       r"((?:.*\n)*?)A step", page)
-    batches = re.findall(r"^\| (\d+) \| fast.generate", tokens[3], re.MULTILINE)
-    setting = benchmark.REAL["cpu"]
-    assert (int(tokens[1]), int(tokens[2])) == (setting["prompt"], setting["new"])
-    assert tuple(map(int, batches)) == setting["batches"]
-    assert all(setting["turns"] % 2 == 1 for setting in benchmark.REAL.values())
+    for device, number in (("cpu", "float32, CPU"), ("cuda", "bfloat16, one H100")):
+        tokens = re.search(rf"(\d+) prompt tokens and (\d+) new\s+ones, {number}[^|]*"
+                           r"\|((?:.*\n)*?)\n", page)
+        batches = re.findall(r"^\| (\d+) \| fast.generate", tokens[3], re.MULTILINE)
+        setting = benchmark.REAL[device]
+        assert (int(tokens[1]), int(tokens[2])) == (setting["prompt"], setting["new"])
+        assert tuple(map(int, batches)) == setting["batches"]
+        assert setting["turns"] % 2 == 1
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -276,6 +276,10 @@ def test_what_cannot_be_kept_is_refused():
     assert hf.wrap(bloom).config.block_size == float("inf")  # it has no longest text
     assert plain.generate(hf.wrap(bloom), [[1]], 2, temperature=0.0).tokens.shape == (1, 2)
     lm = tiny()
+    lm.config.layer_types = ["full_attention", "linear_attention"] * 2
+    with pytest.raises(ValueError, match="a llama keeps more than keys and values"):
+        hf.wrap(lm).new_cache(1, 2)
+    lm = tiny()
     lm.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="attention is flash_attention_2"):
         hf.wrap(lm).new_cache(1, 2)
