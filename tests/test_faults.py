@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -163,6 +164,30 @@ def test_one_function_writes_files():
                         places.add((path.name, function.name, name))
         assert "write_text" not in path.read_text(encoding="utf-8"), path.name
     assert places == {("stages.py", "write", "write_bytes"), ("plots.py", "draw", "savefig")}
+
+
+@pytest.mark.parametrize("error, said", (
+    (ValueError("wrong"), "error: wrong"), (FileNotFoundError("no file"), "error: no file"),
+    (ModuleNotFoundError("no package"), "error: no package"),
+    (KeyboardInterrupt(), "\ninterrupted: the same command goes on from what is finished"),
+    (TypeError("a bug"), None)))
+def test_what_a_user_can_mend_ends_a_program_in_a_sentence(error, said):
+    """Bug: a traceback; or a sentence that hides a mistake of ours."""
+    with pytest.raises(SystemExit if said else TypeError) as end, stages.program():
+        raise error
+    assert said is None or end.value.code == said
+
+
+@pytest.mark.parametrize("module, given", (
+    ("results.rivals", ["--base-seeds", "0"]), ("results.real_model", ["--device", "tpu"])))
+def test_the_other_programs_end_so_too(module, given, monkeypatch):
+    if module == "results.real_model":
+        pytest.importorskip("transformers", minversion="5")
+    monkeypatch.setattr(sys, "argv", [module, *given])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__")
+    assert re.fullmatch(f"error: {given[0]} (is )?{given[1]}.*", end.value.code)
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_what_is_needed(undisturbed, tmp_path):

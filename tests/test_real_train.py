@@ -757,6 +757,22 @@ def test_the_plan_has_every_rival_and_recipe():
     assert recipes["20, rate 3e-4"].lr == 3e-4 and recipes["20, rate 3e-4"].level == "sequence"
 
 
+def test_defaults_and_recipes_are_those_of_the_published_results():
+    """Bug: a default, or a recipe of the study, that is no longer what the page reports."""
+    for name, model in (("real.json", "smollm2"), ("real_second.json", "gemma3-270m")):
+        published = load(ROOT / "results" / "data" / name)
+        found = dict(published["config"])
+        assert found.pop("model") == model
+        assert {"device", "out"} < set(found) < {f.name for f in fields(train.Config)}
+        for option in set(found) - {"device", "out"}:
+            default = getattr(train.Config, option)
+            assert found[option] == (list(default) if option == "choices" else default), option
+        learned = {row["method"] for row in published["rows"] if row["section"] == "validation"}
+        plan = real_model.plan(train.Config(model=model))
+        assert learned == {do.keywords["method"] for _, do in plan.values()
+                           if "method" in getattr(do, "keywords", ())}
+
+
 @pytest.mark.parametrize("model", ("gemma3-270m", "some/where/x.gguf"))
 def test_another_model_is_asked_what_begins_a_text(model):
     """No message of a user, three kinds of decoders, and no study; rules and oracle as ever."""
