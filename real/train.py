@@ -6,8 +6,8 @@
     python -m real.train --model gemma3-270m        a base model: lines or repeats
     torchrun --nproc_per_node 2 -m real.train       each process samples and scores its share
 
-Results and the decoders' weights go to out/real; what is finished is kept and reused. A response is
-read once by the language model, and the updates see what it made of it.
+Results and the decoders' weights go to out/real; what is finished is kept and reused. The language
+model reads responses once to score them, those of pairs once more; the updates see what it made.
 
 P prompts, N responses to each, B pairs, T response tokens, K choices, C hidden width.
 """
