@@ -1,7 +1,9 @@
 """The tests import the project's files from the folder above, on one thread: tensors are tiny."""
+import runpy
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -20,3 +22,12 @@ def calls_of(module):
         monkeypatch.setattr(module, name, instead)
         return calls
     return calls_to
+
+
+def as_program(monkeypatch, module, *given):
+    """python -m module given...  -> what it exits with"""
+    monkeypatch.setattr(sys, "argv", [module, *given])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__")
+    return end.value.code

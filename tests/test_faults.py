@@ -5,12 +5,10 @@ Three kills at random moments; KILLS=20 python -m pytest tests/test_faults.py fo
 import ast
 import gc
 import io
-import json
 import os
 import pickle
 import random
 import re
-import runpy
 import shutil
 import signal
 import socket
@@ -25,6 +23,7 @@ import pytest
 import torch
 
 import train_toy
+from conftest import as_program
 from test_train_toy import ROOT, TINY, run
 from toy import rows, stages
 from toy.options import Config
@@ -183,11 +182,8 @@ def test_what_a_user_can_mend_ends_a_program_in_a_sentence(error, said):
 def test_the_other_programs_end_so_too(module, given, monkeypatch):
     if module == "results.real_model":
         pytest.importorskip("transformers", minversion="5")
-    monkeypatch.setattr(sys, "argv", [module, *given])
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    with pytest.raises(SystemExit) as end:
-        runpy.run_module(module, run_name="__main__")
-    assert re.fullmatch(f"error: {given[0]} (is )?{given[1]}.*", end.value.code)
+    assert re.fullmatch(f"error: {given[0]} (is )?{given[1]}.*",
+                        as_program(monkeypatch, module, *given))
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_what_is_needed(undisturbed, tmp_path):

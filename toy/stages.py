@@ -51,17 +51,6 @@ class Job:
         return purpose, self.experiment, self.base_seed, self.level, self.seed
 
 
-@contextlib.contextmanager
-def program():
-    """Around a program: a wrong value or file, a missing package, Ctrl-C end it in a sentence."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: the same command goes on from what is finished")
-
-
 def randomness(device, *seeds):
     """A stage's own torch and numpy generators, seeded from its purpose and seeds alone."""
     seed = zlib.crc32(repr(seeds).encode())
@@ -124,6 +113,17 @@ def read(path):
 
 
 # --- a run of many stages -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def program():
+    """Around a program: a wrong value or file, a missing package, Ctrl-C end it in a sentence."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: the same command goes on from what is finished")
 
 
 class Stages:
