@@ -3,5 +3,4 @@
     generate.py      decoder.generate with a cache, finished rows dropped, CUDA graphs
     cache.py         model.GPT for one new token a row
     compiled.py      the step of both, fused by torch.compile: an option for a GPU
-    large_vocab.py   lpo.temperature_logps and the latent sum at GPT-2's vocabulary
 """
