@@ -1,56 +1,100 @@
-"""The AdaptiveDecoder, generation at the temperatures it chooses, and what the losses need of it.
+"""The AdaptiveDecoder, generation at the temperatures it picks, and what the losses need of that.
 
-A small network turns hidden states into log-probabilities of temperatures. `generate` draws a
-temperature from it and then a token at that temperature, token by token; `response_logps` scores
-what was drawn. Any causal module that returns (logits, hidden) can be decoded. Any sampler setting
-may stand where a temperature does: a choice is a number or a function (`lpo.word_logps`).
+A small network turns hidden states into log-probabilities of K choices. A choice is a temperature,
+or any other sampler setting: a named function of the logits. `generate` samples a choice, then a
+token at that choice, token by token; `response_logps` scores what was sampled. Both apply a choice
+by `choice_logps` and by nothing else. The model is any causal module that returns (logits, hidden).
 
-B responses, T response tokens, K choices, V words, C hidden width.
-`fast.generate` writes the same responses with a cache of keys and values, and on a GPU with
-recorded steps; here is the loop as one would write it on a blackboard.
+B responses, T response tokens, K choices, V vocabulary size, C hidden width.
 """
 import contextlib
+import json
 import math
-import operator
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from lpo import (HOTTEST, ResponseLogps, at_least_float32, checked_choices, require, require_kind,
-                 temperature_logps, word_logps)
+from lpo import ResponseLogps, require
 
 LEVELS = ("token", "sequence")
+HOTTEST = 1e30  # a higher temperature would overflow float32
+
+
+# --- choices --------------------------------------------------------------------------------------
+
+
+def at_least_float32(x):
+    """Half precision is for models; softmaxes and sums need more."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def checked_choices(choices):
+    """-> tuple of temperatures, 0 to HOTTEST, and functions with a name; ValueError on others"""
+    choices = tuple(choice if callable(choice) else float(choice) for choice in choices)
+    valid = [hasattr(x, "name") if callable(x) else 0 <= x <= HOTTEST for x in choices]
+    require(choices and all(valid), f"choices are {choices}; give temperatures from 0 to "
+                                    f"{HOTTEST:g}, or functions of logits with a name")
+    return choices
 
 
 def choice_name(choice):
-    """What saved weights and errors call a choice.  -> str"""
-    return str(choice.name) if callable(choice) else f"{choice:.12g}"
+    """What saved weights and messages call a choice; no digit is lost.  -> str"""
+    return choice.name if callable(choice) else repr(float(choice)).removesuffix(".0")
+
+
+def choice_logps(logits, choice):
+    """log P(token | choice), the only place where a choice is applied.  (...,V) -> (...,V)
+
+    A temperature tau gives log softmax(logits / tau). Temperature 0 is the limit from above: all
+    probability on the arg-max, on a tie on the lowest index. A function is called with the logits.
+    """
+    logits = at_least_float32(logits)
+    if callable(choice):
+        return choice(logits)
+    if choice < torch.finfo(logits.dtype).tiny:  # 0, or so small that 1 / tau is infinite
+        best, at = logits.detach().max(-1, True)
+        return torch.full_like(logits, -math.inf).scatter(-1, at, best - best)  # 0, or NaN
+    below_best = logits - logits.amax(-1, True).detach()  # a small tau must not overflow
+    return F.log_softmax(below_best / choice, dim=-1)
+
+
+def temperature_logps(logits, tokens, choices):
+    """log P(y_t | choice k) of each token and choice.  (B,T,V), (B,T), K choices -> (B,T,K)
+
+    Raises ValueError if a choice is not one, or does not give a distribution.
+    """
+    of_tokens = []
+    for choice in checked_choices(choices):
+        logps = choice_logps(logits, choice)  # (B,T,V)
+        sums_to_1 = (logps.logsumexp(-1).abs() < 1e-3).all()
+        require(sums_to_1, f"choice {choice_name(choice)} does not give log-probabilities")
+        of_tokens.append(logps.gather(-1, tokens[..., None]))
+    return torch.cat(of_tokens, dim=-1)
+
+
+# --- the decoder ----------------------------------------------------------------------------------
 
 
 class AdaptiveDecoder(nn.Module):
-    """A 3-layer MLP: hidden state -> log-probabilities of K choices, temperatures as a rule.
+    """A 3-layer MLP: hidden state -> log-probabilities of K choices.
 
-    Level "token" decides before each token, "sequence" once, from the last prompt token's hidden
-    state. The last layer starts at zero, so that every choice starts equally likely. Raises
-    ValueError on choices that are none or share a name, and on an unknown level. Choices and level
-    belong to the state: weights that were saved under others are refused.
+    Level "token" picks before each token, "sequence" once, from the last prompt token's hidden
+    state. The last layer starts at zero, so every choice starts equally likely. Names of choices
+    and level are saved with the weights; weights of other choices or level are refused. Raises
+    ValueError on what is not a choice, on two of one name, and on an unknown level.
     """
 
     def __init__(self, n_embd, choices=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), level="token",
                  n_hidden=None):
         super().__init__()
         require(level in LEVELS, f"unknown level {level!r}; choose from {LEVELS}")
+        self.level = level
         self.choices = checked_choices(choices)
         self.names = tuple(map(choice_name, self.choices))
-        require(len(set(self.names)) == len(self.names),
-                f"choices are {self.names}; give distinct ones")
-        self.level = level
-        self.n_embd = n_embd
-        n_hidden = n_embd if n_hidden is None else n_hidden  # our choice; the paper's is not known
-        require(n_embd >= 1 and n_hidden >= 1,
-                f"n_embd is {n_embd}, n_hidden {n_hidden}; give whole numbers >= 1")
+        require(len(set(self.names)) == len(self.names), f"choices share a name: {self.names}")
+        n_hidden = n_hidden or n_embd  # our choice; the paper's width is not known
         last = nn.Linear(n_hidden, len(self.choices))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -59,252 +103,261 @@ class AdaptiveDecoder(nn.Module):
                                  last)
 
     def forward(self, hidden):
-        """log P(tau_k | h).  (...,C) -> (...,K)"""
-        require(hidden.shape[-1:] == (self.n_embd,),
-                f"hidden is {*hidden.shape,}; give (..., {self.n_embd})")
+        """log P(choice k | h).  (...,C) -> (...,K)"""
         hidden = hidden.to(self.mlp[0].weight.dtype)  # the model may be in half precision
         return F.log_softmax(at_least_float32(self.mlp(hidden)), dim=-1)
 
     def response(self, hidden):
-        """Of response-aligned hidden states, those that decide.  (B,T,C) -> (B,T,K) or (B,1,K)"""
+        """From hidden states that predict response tokens.  (B,T,C) -> (B,T,K), or (B,1,K)"""
         return self(hidden if self.level == "token" else hidden[:, :1])
 
     def get_extra_state(self):
-        return dict(choices=list(self.names), level=self.level)
+        """Names and level as the bytes of a JSON text, which any format for weights can hold."""
+        return torch.tensor([*json.dumps([*self.names, self.level]).encode()], dtype=torch.uint8)
 
     def set_extra_state(self, saved):
-        require(saved == self.get_extra_state(),
-                f"these weights are of {saved}; this decoder is of {self.get_extra_state()}")
+        saved, ours = (json.loads(bytes(x.tolist())) for x in (saved, self.get_extra_state()))
+        require(saved == ours, f"these weights are of {saved}; this decoder is of {ours}")
+
+
+# --- generation -----------------------------------------------------------------------------------
 
 
 @dataclass
 class Rollout:
-    """What `generate` drew; column t of each array is one sampling event."""
-    tokens: torch.Tensor           # (B,T) long: response tokens alone, the last valid one often eos
-    mask: torch.Tensor             # (B,T) bool: response tokens, eos included
-    cut: torch.Tensor              # (B,) bool: reached the length limit without eos
-    tau_idx: torch.Tensor | None   # (B,T) or (B,1) long: choices drawn; None at a fixed temperature
+    """What `generate` sampled. Column t of each array is one sampling event."""
+    tokens: torch.Tensor           # (B,T) long: response tokens, the prompt left out
+    mask: torch.Tensor             # (B,T) bool: response tokens, end of text included
+    cut: torch.Tensor              # (B,) bool: no end of text within max_new_tokens
+    tau_idx: torch.Tensor | None   # (B,T) or (B,1) long: choices; None without a decoder
 
-    def __getitem__(self, responses):
+    def __getitem__(self, rows):
         """Some of the responses: a list, slice or index tensor."""
-        return Rollout(*(None if x is None else x[responses] for x in vars(self).values()))
-
-    @classmethod
-    def cat(cls, parts):
-        """Rollouts of one policy and length, below each other."""
-        columns = zip(*(vars(part).values() for part in parts))
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
-
-
-# --- generation: hidden state, temperature, word --------------------------------------------------
-
-
-def draw(logps, generator=None):
-    """One index a row, drawn from its log-probabilities.  (B,N) -> (B,)
-
-    The Gumbel-max trick: with standard Gumbel noise g, argmax(log p + g) is a draw from p. What has
-    log p = -inf is never drawn, and where all others have it there is no choice.
-    """
-    logps = at_least_float32(logps)
-    device = logps.device if generator is None else generator.device
-    uniform = torch.rand(logps.shape, dtype=logps.dtype, device=device, generator=generator)
-    uniform = uniform.clamp(min=torch.finfo(logps.dtype).tiny)  # 0 would give a noise of -inf
-    gumbel = -(-uniform.log()).log()
-    return (logps + gumbel.to(logps.device)).argmax(-1)
+        return Rollout(*(None if x is None else x[rows] for x in vars(self).values()))
 
 
 @contextlib.contextmanager
-def as_evaluated(model):
-    """Without dropout for a while: noise would part policy from reference, sampler from scorer."""
-    switched = [module for module in model.modules() if module.training]
-    model.train(False)
+def evaluating(model):
+    """Without dropout, which would make sampler and scorer, or policy and reference, differ."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        for module in switched:
+        for module in training:
             module.training = True
 
 
-@torch.inference_mode(False)  # what it returns may be trained on
-@torch.no_grad()
-def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
-             eos=None, generator=None):
-    """Sample one response a prompt.  B token lists, of unequal lengths too -> Rollout
-
-    Give a decoder, or a temperature: one choice, a table of numbers that broadcasts to (B,
-    max_new_tokens), or a function of what was written, tokens (B,t) -> B choices for column t.
-    tau_select "greedy" takes the decoder's most likely choice (equation 4), "sample" draws one
-    (equation 5). eos: the id that ends a response, or several, or None. A model in train() mode is
-    in eval() mode for the while. Raises ValueError when prompt and max_new_tokens exceed the
-    model's context.
-    """
-    request = checked_request(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
-                              generator)
-    idx, lengths, T, plan, eos = request
-    B = len(idx)
-    everyone = torch.arange(B, device=idx.device)
-    places = response_places(lengths, T)  # (B,T): of response tokens in idx
-    tau_idx = torch.zeros_like(places)
-    unfinished = torch.ones_like(lengths, dtype=torch.bool)
-    for t in range(T):
-        with as_evaluated(model):
-            logits, hidden = model(idx[:, :places[:, t].max()])  # (B,S,V), (B,S,C)
-        newest = places[:, t] - 1
-        logits, hidden = logits[everyone, newest], hidden[everyone, newest]  # (B,V), (B,C)
-        require((logits < math.inf).all(), "the model gives logits that are NaN or infinite")
-
-        # the choice: one of the decoder's, at every token or once a response, or the given one
-        if decoder is None:
-            choices, k = plan(idx.gather(1, places[:, :t]))  # K choices, (B,)
-        elif t == 0 or decoder.level == "token":
-            choices = decoder.choices
-            tau_logps = decoder(hidden)  # (B,K)
-            k = tau_logps.argmax(-1) if tau_select == "greedy" else draw(tau_logps, generator)
-
-        # the word: from the distribution that this choice makes of the logits
-        every = torch.stack([word_logps(logits, choice) for choice in choices], 1)  # (B,K,V)
-        words = draw(every[everyone, k], generator)  # (B,)
-        idx[everyone, places[:, t]] = words
-        tau_idx[:, t] = k
-        unfinished &= ~torch.isin(words, eos)
-        if not unfinished.any():
-            break
-    return rollout_of(idx, lengths, tau_idx, decoder, eos)
-
-
-def checked_request(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
-                    generator):
-    """The arguments of `generate`, checked.  -> idx (B, longest + T), lengths (B,), T, plan, eos
-
-    idx holds the prompts, lengths theirs, eos (n,) the ids that end a response.
-    """
-    require((decoder is None) != (temperature is None), "give either a decoder or a temperature")
-    require(tau_select in ("sample", "greedy"),
-            f"unknown tau_select {tau_select!r}; choose 'sample' or 'greedy'")
-    if not isinstance(generator, (torch.Generator, type(None))):
-        raise TypeError(f"generator is {generator!r:.60}; give a torch.Generator or None")
-    T = whole("max_new_tokens", max_new_tokens)
-    require(T >= 1, f"max_new_tokens is {T}; give a whole number >= 1")
-    idx, lengths = right_padded(model, prompts, max(1, len(prompts)), T)
-    ends = [] if eos is None else eos if isinstance(eos, (list, tuple, set)) else [eos]
-    eos = torch.tensor([whole("eos", end) for end in ends], dtype=torch.long, device=idx.device)
-    plan = None if decoder is not None else checked_plan(temperature, len(idx), T, idx.device)
-    return idx, lengths, T, plan, eos
-
-
-def whole(name, x):
-    """Any kind of whole number as an int; TypeError otherwise."""
-    try:
-        return operator.index(x)
-    except TypeError:
-        raise TypeError(f"{name} is {x!r:.60}; give a whole number") from None
-
-
-def follows_text(temperature):
-    """Is it a function of what was written? A choice that is a function has a name."""
-    return callable(temperature) and not hasattr(temperature, "name")
-
-
-def checked_plan(temperature, B, T, device):
-    """The choices that were given instead of a decoder, checked.
-
-    -> a function, tokens (B,t) -> K choices, index (B,): which of them each row has in column t.
-    """
-    if follows_text(temperature):
-        def plan(tokens):
-            of_rows = temperature(tokens)
-            of_rows = of_rows.tolist() if torch.is_tensor(of_rows) else list(of_rows)
-            require(len(of_rows) == B, f"temperature gives {len(of_rows)} choices; give {B}")
-            number = {choice: k for k, choice in enumerate(dict.fromkeys(of_rows))}
-            return checked_choices(number), torch.tensor([number[x] for x in of_rows]).to(device)
-        return plan
-    choices, table = (temperature,), torch.zeros(B, T, dtype=torch.long)
-    if not callable(temperature):  # checked on the CPU: not every device has float64
-        taus = torch.as_tensor(temperature, dtype=torch.float64, device="cpu")
-        fits = taus.dim() <= 2 and all(n in (1, size) for n, size in zip(taus.shape[::-1], (T, B)))
-        require(fits and ((0 <= taus) & (taus <= HOTTEST)).all(),
-                f"temperature is {taus.tolist()!r:.60}; give numbers from 0 to {HOTTEST:g}, for "
-                f"{(B, T)}")
-        choices, table = taus.unique(return_inverse=True)
-        choices, table = choices.tolist(), table.expand(B, T)
-    table = table.to(device)
-    return lambda tokens: (choices, table[:, tokens.shape[1]])
-
-
-def right_padded(model, prompts, B, extra):
-    """B prompts beside `extra` free columns.  -> idx (B, longest + extra), lengths (B,)"""
-    config = getattr(model, "config", None)
-    V = getattr(config, "vocab_size", math.inf)
-    context = getattr(config, "block_size", math.inf)
-    fits = [isinstance(p, (list, tuple)) and p and 0 <= min(p) <= max(p) < V for p in prompts]
-    if len(fits) != B or not all(fits):
-        raise ValueError(f"prompts is {prompts!r:.60}; give {B} non-empty lists of ids below {V}")
-    longest = max(map(len, prompts))
-    require(longest + extra <= context, f"a prompt of {longest} tokens and {extra} new ones exceed "
-                                        f"the model's context of {context}; shorten one of them")
-    rows = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])
-    require(not rows.is_floating_point(), "prompts has numbers that are not whole; give ids")
-    device = device_of(model)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    return F.pad(rows.long().to(device), (0, extra)), lengths
-
-
 def device_of(model):
-    """Where the model's weights are; the CPU if it has none."""
     return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
-def response_places(lengths, T):
-    """Where response tokens stand behind prompts of such lengths.  (B,) -> (B,T)"""
-    return lengths[:, None] + torch.arange(T, device=lengths.device)
+def padded(model, prompts, T, left):
+    """P token lists in one tensor, padded on the left or right.  -> idx (P,S), pad (P,)
+
+    Raises ValueError on an empty prompt, and if the longest and T new tokens exceed the context.
+    """
+    require(len(prompts) and all(map(len, prompts)), "give prompts of at least one token each")
+    longest = max(map(len, prompts))
+    context = getattr(getattr(model, "config", None), "block_size", math.inf)
+    require(longest + T <= context, f"a prompt of {longest} tokens and {T} new ones exceed the "
+                                    f"model's context of {context}; shorten one of them")
+    pad = [longest - len(prompt) for prompt in prompts]
+    idx = [[*[0] * n, *prompt] if left else [*prompt, *[0] * n] for prompt, n in zip(prompts, pad)]
+    device = device_of(model)
+    return torch.tensor(idx, device=device), torch.tensor(pad, device=device)
 
 
-def rollout_of(idx, lengths, tau_idx, decoder, eos):
-    """Everything up to and with the end of text.  (B, longest + T), (B,), (B,T) -> Rollout"""
-    tokens = idx.gather(1, response_places(lengths, tau_idx.shape[1]))
-    ends = torch.isin(tokens, eos)
-    mask = ends.cumsum(1) - ends.long() == 0  # no end of text before
-    tokens = tokens.where(mask, eos[0] if len(eos) else 0)
-    tau_idx = tau_idx.where(mask, 0)
+class Reader:
+    """A model and the texts that it has read: with its cache, or from the start each time."""
+
+    def __init__(self, model, pad, length):
+        """pad (P,): columns of padding on the left of each prompt; length: of the final texts"""
+        self.model = model
+        self.pad = pad
+        self.text = torch.empty(len(pad), 0, dtype=torch.long, device=pad.device)
+        self.cache = None
+        if hasattr(model, "new_cache"):
+            self.cache = model.new_cache(len(pad), length)
+            self.cache.pad = pad if pad.any() else None
+
+    def read(self, new):
+        """(R,n) more tokens -> logits (R,V), hidden (R,C) at the newest token of each row"""
+        if self.cache is not None:
+            logits, hidden = self.model(new, self.cache)
+            return logits[:, -1], hidden[:, -1]
+        self.text = torch.cat([self.text, new], 1)  # (R,S)
+        R, S = self.text.shape
+        rows, columns = torch.arange(R, device=new.device), torch.arange(S, device=new.device)
+        unpadded = self.text.gather(1, (columns + self.pad[:, None]) % S)  # padding comes last
+        logits, hidden = self.model(unpadded)
+        return logits[rows, S - 1 - self.pad], hidden[rows, S - 1 - self.pad]
+
+    def keep(self, rows):
+        """Go on with these rows only: (n,) long, which may repeat, or (R,) bool."""
+        if self.cache is not None:
+            self.cache.keep(rows)
+        self.text, self.pad = self.text[rows], self.pad[rows]
+
+
+def planned(temperature, B, T):
+    """The choices that are used without a decoder.  -> function: tokens so far (B,t) -> B choices"""
+    if callable(temperature):
+        return (lambda tokens: [temperature] * B) if hasattr(temperature, "name") else temperature
+    table = torch.as_tensor(temperature, dtype=torch.float64, device="cpu")
+    fits = [n in (1, size) for n, size in zip(reversed(table.shape), (T, B))]
+    require(table.dim() <= 2 and all(fits), f"temperature is {*table.shape,}; give {(B, T)}")
+    table = table.expand(B, T).tolist()
+    return lambda tokens: [row[tokens.shape[1]] for row in table]
+
+
+def logps_at(logits, choices, k):
+    """Each row's distribution at its own choice.  (R,V), K choices, (R,) -> (R,V)"""
+    used = set(k.tolist())
+    if len(used) == 1:
+        return choice_logps(logits, choices[used.pop()])
+    logps = at_least_float32(torch.empty_like(logits))
+    for j in used:
+        rows = (k == j).nonzero()[:, 0]
+        logps[rows] = choice_logps(logits[rows], choices[j])
+    return logps
+
+
+def sample(logps, generator=None):
+    """One index per row.  (R,N) log-probabilities -> (R,)
+
+    The cumulative distribution is inverted in float64, so that many rare tokens are together as
+    frequent as they should be. What has probability 0 is never sampled. Raises ValueError where
+    everything has probability 0 or NaN.
+    """
+    cumulative = logps.exp().cumsum(-1, dtype=torch.float64)  # (R,N)
+    device = logps.device if generator is None else generator.device
+    uniform = torch.rand(len(logps), 1, dtype=torch.float64, device=device, generator=generator)
+    threshold = uniform.to(logps.device) * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+    require(index.max() < logps.shape[1], "nothing to sample from: the model or a choice gives NaN, "
+                                          "or probability 0 to every token")
+    return index
+
+
+@torch.inference_mode(False)  # the rollout may be trained on
+@torch.no_grad()
+def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
+             eos=None, generator=None):
+    """Sample one response per prompt.  B token lists, also of unequal lengths -> Rollout
+
+    Give a decoder or a temperature. The latter is one choice, a table of numbers that broadcasts to
+    (B, max_new_tokens), or a function of what was written, tokens (B,t) -> B choices for column t.
+    tau_select: "greedy" takes the decoder's most likely choice (equation 4), "sample" samples one
+    (equation 5). eos: the id that ends a response, or several, or None. A model in train() mode is
+    used as in eval() mode. Raises ValueError when prompt and new tokens exceed the context, when
+    ids are not in the vocabulary, and when the model gives NaN or no possible token.
+    """
+    T = max_new_tokens
+    device = device_of(model)
+    ends = checked_ends(decoder, temperature, tau_select, T, eos).to(device)
+    if decoder is None:
+        plan = planned(temperature, len(prompts), T)
+    prompts = list(map(tuple, prompts))
+    distinct = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompts))}
+    prompt_of = torch.tensor([distinct[prompt] for prompt in prompts], device=device)
+    new, pad = padded(model, list(distinct), T, left=True)
+    reader = Reader(model, pad, new.shape[1] + T)
+    tokens = torch.zeros(len(prompts), T, dtype=torch.long, device=device)
+    tau_idx = torch.zeros_like(tokens)
+    rows = torch.arange(len(prompts), device=device)  # which responses are still being written
+    going = torch.ones_like(rows, dtype=torch.bool)   # which of these have no end of text yet
+    with evaluating(model), torch.inference_mode():
+        for t in range(T):
+            # Read the newest tokens. The samples of a prompt share its first pass.
+            logits, hidden = reader.read(new)  # (R,V), (R,C)
+            if t == 0:
+                require_ids(ends, logits.shape[1])
+                logits, hidden = logits[prompt_of], hidden[prompt_of]
+                reader.keep(prompt_of)
+
+            # Pick each row's choice: by the decoder, before each token or once, or as planned.
+            if decoder is None:
+                of_rows = plan(tokens[:, :t])
+                choices = checked_choices(dict.fromkeys(of_rows))
+                k = torch.tensor([choices.index(choice) for choice in of_rows], device=device)[rows]
+            elif t == 0 or decoder.level == "token":
+                choices, tau_logps = decoder.choices, decoder(hidden)  # (R,K)
+                k = tau_logps.argmax(-1) if tau_select == "greedy" else sample(tau_logps, generator)
+
+            # Sample each row's token from the distribution at its choice.
+            token = sample(logps_at(logits, choices, k), generator)  # (R,)
+            tokens[rows, t], tau_idx[rows, t] = token, k
+
+            # Drop the rows that have ended, once they are half of all.
+            going = going & ~torch.isin(token, ends)
+            left = int(going.sum())
+            if left == 0:
+                break
+            if 2 * left <= len(rows):
+                reader.keep(going)
+                rows, k, token, going = rows[going], k[going], token[going], going[going]
+            new = token[:, None]
+
+    return rollout_of(tokens, tau_idx, decoder, ends)
+
+
+def checked_ends(decoder, temperature, tau_select, max_new_tokens, eos):
+    """The ids that end a response, (n,) long; ValueError on arguments that do not fit together."""
+    require((decoder is None) != (temperature is None), "give either a decoder or a temperature")
+    require(tau_select in ("sample", "greedy"), f"tau_select {tau_select!r}: sample or greedy?")
+    require(max_new_tokens >= 1, f"max_new_tokens is {max_new_tokens}; give 1 or more")
+    return torch.tensor([] if eos is None else eos, dtype=torch.long).flatten()
+
+
+def require_ids(ends, V):
+    """ValueError unless all ends of text are in the vocabulary: others would never be sampled."""
+    require(((0 <= ends) & (ends < V)).all(), f"eos is {ends.tolist()}; give ids from 0 to {V - 1}")
+
+
+def rollout_of(tokens, tau_idx, decoder, ends):
+    """Whatever comes after an end of text becomes padding.  (B,T), (B,T), (n,) -> Rollout"""
+    is_end = torch.isin(tokens, ends)
+    mask = is_end.cumsum(1) - is_end.long() == 0  # no end of text before
+    tau_idx = tau_idx.masked_fill(~mask, 0)
     if decoder is None:
         tau_idx = None
     elif decoder.level == "sequence":
         tau_idx = tau_idx[:, :1]
-    return Rollout(tokens, mask, ~ends.any(1), tau_idx)
+    return Rollout(tokens.masked_fill(~mask, 0), mask, ~is_end.any(1), tau_idx)
 
 
-# --- scoring what was drawn -----------------------------------------------------------------------
+# --- scoring --------------------------------------------------------------------------------------
 
 
 def aligned(model, prompts, tokens):
-    """Logits and hidden states that predict each response token: the repository's one shift.
+    """Logits and hidden states that predict each response token: the only shift by one.
 
     B token lists, (B,T) -> (B,T,V), (B,T,C); column 0 comes from the last prompt token.
     """
-    require(tokens.dim() == 2, f"tokens is {*tokens.shape,}; give (B,T)")
-    require_kind("tokens", tokens, "long", tokens.shape, device_of(model))
     B, T = tokens.shape
-    idx, lengths = right_padded(model, prompts, B, T)
-    places = response_places(lengths, T)  # (B,T)
-    with as_evaluated(model):
-        logits, hidden = model(idx.scatter(1, places, tokens))
+    idx, pad = padded(model, prompts, T, left=False)
+    places = (idx.shape[1] - pad)[:, None] + torch.arange(T, device=idx.device)  # (B,T): of tokens
+    idx = torch.cat([idx, torch.zeros_like(tokens)], 1).scatter(1, places, tokens)
+    with evaluating(model):
+        logits, hidden = model(idx)
     rows = torch.arange(B, device=idx.device)[:, None]
     return logits[rows, places - 1], hidden[rows, places - 1]
 
 
 def response_logps(model, decoder, prompts, rollout, ref_model=None, ref_decoder=None, states=None):
-    """What the losses take, by one teacher-forced pass over what was generated.  -> ResponseLogps
+    """What the losses take, by one pass over prompts and responses.  -> ResponseLogps
 
     Without ref_model the language model is its own frozen reference; without ref_decoder
     ref_tau_logps is None. Gradients reach the model and the decoder, never a reference. states:
-    what `aligned` gave of the model, if that pass has been made.
+    what `aligned` gave for the model, if it is frozen and that pass was made before.
     """
-    require(rollout.tau_idx is not None,
-            "this rollout has a fixed temperature; generate it with a decoder")
+    require(rollout.tau_idx is not None, "this rollout has no choices; generate it with a decoder")
     logits, hidden = states or aligned(model, prompts, rollout.tokens)
     text_logps = temperature_logps(logits, rollout.tokens, decoder.choices)
     with torch.no_grad():
-        ref_text_logps, ref_hidden = text_logps.detach(), hidden
+        ref_text_logps, ref_hidden = text_logps, hidden
         if ref_model is not None:
             ref_logits, ref_hidden = aligned(ref_model, prompts, rollout.tokens)
             ref_text_logps = temperature_logps(ref_logits, rollout.tokens, decoder.choices)

@@ -1,10 +1,12 @@
 """GPT-2's architecture from scratch: pre-norm transformer, learned positions, tied embedding.
 
-`model(idx)` returns the logits and the last hidden state, which is all that a decoder needs. With a
-cache, `model(idx, cache)` computes the new tokens only. There is no dropout.
+`model(idx)` returns the logits and the last hidden state, which is all that a decoder needs.
+`model(idx, cache)` takes only the new tokens and keeps the keys and values of the earlier ones.
+There is no dropout.
 
-B sequences of T tokens, V words, C hidden width, H heads of D = C / H.
+B sequences of T tokens, V vocabulary size, C hidden width, H heads of width D = C / H.
 """
+import re
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +30,36 @@ class GPTConfig:
             raise ValueError(f"n_embd {self.n_embd} does not divide into {self.n_head} heads")
 
 
+class Cache:
+    """Keys and values of the tokens that the model has read, for `batch` rows of up to `length`.
+
+    Rows share their columns: shorter texts have padding on the left, whose lengths `pad` holds.
+    """
+
+    def __init__(self, model, batch, length):
+        H = model.config.n_head
+        D = model.config.n_embd // H
+        weight = model.token_embedding.weight
+        self.used = 0     # columns
+        self.pad = None   # (B,) long; None: no row has padding
+        self.kv = [weight.new_zeros(2, batch, H, length, D) for _ in model.blocks]
+
+    def keep(self, rows):
+        """Go on with these rows only: (n,) long, which may repeat, or (B,) bool."""
+        self.kv = [kv[:, rows] for kv in self.kv]
+        if self.pad is not None:
+            self.pad = self.pad[rows]
+
+    def visible(self, T):
+        """Which columns the next T tokens see.  -> (T,S) or (B,1,T,S) bool, or None: all"""
+        if T == 1 and self.pad is None:
+            return None
+        columns = torch.arange(self.used + T, device=self.kv[0].device)
+        own = columns[self.used:, None]
+        real = True if self.pad is None else columns >= self.pad[:, None, None, None]
+        return (columns < own) & real | (columns == own)  # padding sees itself: NaN would spread
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).  (B,T,C) -> (B,T,C)"""
 
@@ -42,13 +74,15 @@ class Block(nn.Module):
         self.up = nn.Linear(C, 4 * C)
         self.down = nn.Linear(4 * C, C)
 
-    def forward(self, x, layer=None, cache=None):
+    def forward(self, x, kv=None, used=0, visible=None):
+        """kv (2,B,H,S,D): a layer of the cache, of which `used` columns are filled."""
         B, T, C = x.shape
         heads = self.qkv(self.norm1(x)).view(B, T, 3, self.n_head, -1)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B,T,3,H,D) -> 3 of (B,H,T,D)
-        if cache is not None:
-            cache.prefill(layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        q, k, v = heads = heads.permute(2, 0, 3, 1, 4)  # (B,T,3,H,D) -> 3 of (B,H,T,D)
+        if kv is not None:
+            kv[..., used:used + T, :] = heads[1:]
+            k, v = kv[..., :used + T, :]  # (2,B,H,S,D) -> 2 of (B,H,S,D)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=kv is None)
         x = x + self.out(y.transpose(1, 2).reshape(B, T, C))  # (B,H,T,D) -> (B,T,C)
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
@@ -75,51 +109,50 @@ class GPT(nn.Module):
     def forward(self, idx, cache=None):
         """(B,T) -> logits (B,T,V), hidden (B,T,C): the state after the final layer norm.
 
-        With a cache, idx holds the tokens after those that it has `used`. Raises ValueError on ids
-        that are no words, and on more tokens than the context (or the cache) has places for.
+        With a cache, idx holds only the tokens that follow those in the cache. Raises ValueError on
+        ids outside the vocabulary and on texts longer than the context.
         """
-        room = self.config.block_size
-        if cache is not None:
-            room = min(room, cache.length) - cache.used
-        if idx.dim() != 2 or idx.dtype != torch.long or 0 in idx.shape or idx.shape[1] > room:
-            raise ValueError(f"idx is {idx.dtype} {*idx.shape,}; give long (B,T), T up to {room}")
-        if idx.is_cpu and ((idx < 0) | (idx >= self.config.vocab_size)).any():  # a GPU would wait
-            raise ValueError(f"idx has ids outside 0 to {self.config.vocab_size - 1}")
         T = idx.shape[1]
-        if cache is not None and cache.used:
-            steps = [cache.step(token, torch.full_like(token, cache.used))  # which adds 1 to used
-                     for token in idx.unbind(1)]
-            logits, hidden = zip(*steps)  # T of (B,V), T of (B,C)
-            return torch.stack(logits, 1), torch.stack(hidden, 1)
-        x = self.token_embedding(idx) + self.position_embedding.weight[:T]  # (B,T,C)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, layer, cache)
-        if cache is not None:
-            cache.used = T
+        used, pad = (0, None) if cache is None else (cache.used, cache.pad)
+        if not 0 < T <= self.config.block_size - used:
+            raise ValueError(f"{T} tokens; give 1 to {self.config.block_size - used}")
+        places = self.position_embedding.weight[used:used + T]  # (T,C)
+        if pad is not None:
+            columns = torch.arange(used, used + T, device=idx.device)
+            places = self.position_embedding((columns - pad[:, None]).clamp(min=0))  # (B,T,C)
+        try:
+            x = self.token_embedding(idx) + places  # (B,T,C)
+        except IndexError:
+            raise ValueError(f"idx has ids outside 0 to {self.config.vocab_size - 1}") from None
+        if cache is None:
+            for block in self.blocks:
+                x = block(x)
+        else:
+            visible = cache.visible(T)
+            for block, kv in zip(self.blocks, cache.kv):
+                x = block(x, kv, used, visible)
+            cache.used += T
         hidden = self.norm(x)
         return hidden @ self.token_embedding.weight.T, hidden
 
     def new_cache(self, batch, length):
-        """An empty fast.cache.Cache for `batch` rows of at most `length` tokens."""
-        from fast.cache import Cache  # a page on speed alone
+        """An empty Cache, for `batch` rows of at most `length` tokens."""
         return Cache(self, batch, length)
 
     # --- GPT-2's own weights, under the names of Hugging Face's checkpoints
 
     @classmethod
     def from_pretrained(cls, name_or_folder):
-        """GPT-2 from a folder that save_pretrained wrote, or by name where it can be downloaded.
+        """GPT-2 from a folder that save_pretrained wrote, or by name if it can be downloaded.
 
         Needs the transformers library. Raises ValueError on settings that are not GPT-2's own.
         """
         from transformers import GPT2LMHeadModel  # nothing else here needs transformers
         theirs = GPT2LMHeadModel.from_pretrained(name_or_folder, torch_dtype="auto")
         c = theirs.config
-        own = dict(activation_function=("gelu_new",), n_inner=(None, 4 * c.n_embd),
-                   layer_norm_epsilon=(1e-5,), scale_attn_weights=(True,),
-                   scale_attn_by_inverse_layer_idx=(False,))
-        odd = {name: getattr(c, name) for name, known in own.items()
-               if getattr(c, name) not in known}
+        own = dict(activation_function="gelu_new", layer_norm_epsilon=1e-5, scale_attn_weights=True,
+                   scale_attn_by_inverse_layer_idx=False, n_inner=4 * c.n_embd)
+        odd = {name: getattr(c, name) for name in own if getattr(c, name) not in (own[name], None)}
         if odd:
             raise ValueError(f"{name_or_folder} has settings that are not GPT-2's own: {odd}")
         config = GPTConfig(c.vocab_size, c.n_positions, c.n_layer, c.n_head, c.n_embd)
@@ -127,27 +160,20 @@ class GPT(nn.Module):
 
     def load_hf_state_dict(self, state_dict):
         """Take GPT-2 weights under Hugging Face's names; ValueError if names or shapes differ."""
-        theirs = {}
-        for name, weight in state_dict.items():
-            for wrapper in ("_orig_mod.", "module.", "transformer."):  # the first two are torch's
-                name = name.removeprefix(wrapper)
-            if not name.endswith((".attn.bias", ".attn.masked_bias")):  # causal-mask buffers
-                theirs[name] = weight
+        theirs = {WRAPPERS.sub("", name): weight for name, weight in state_dict.items()
+                  if not name.endswith((".attn.bias", ".attn.masked_bias"))}  # causal masks
         head = theirs.pop("lm_head.weight", None)
         if head is not None and not torch.equal(head, theirs.get("wte.weight", head[:0])):
             raise ValueError("lm_head.weight differs from wte.weight; give tied weights")
-        ours = {}
-        for name, weight in self.state_dict().items():
-            if hf_name(name) not in theirs:
-                raise ValueError(f"{hf_name(name)} is missing; is this a GPT-2 of {self.config}?")
-            new = theirs.pop(hf_name(name))
-            ours[name] = new.T if name.endswith(TRANSPOSED) else new
-            if ours[name].shape != weight.shape:
-                raise ValueError(f"{hf_name(name)} is {tuple(new.shape)}; {self.config} asks for "
-                                 f"{name} of {tuple(weight.shape)}")
-        if theirs:
-            raise ValueError(f"weights without a place here: {sorted(theirs)[:4]}; is it a GPT-2?")
-        self.load_state_dict(ours)
+        shapes = {name: tuple(weight.shape) for name, weight in theirs.items()}
+        wanted = {name: tuple(weight.shape) for name, weight in self.hf_state_dict().items()}
+        if shapes != wanted:
+            names = sorted(name for name, _ in shapes.items() ^ wanted.items())
+            raise ValueError(f"these weights are not a GPT-2's of {self.config}: {names[:4]} are "
+                             "missing, too many, or of another shape")
+        with torch.no_grad():
+            for name, weight in self.hf_state_dict().items():  # views of our weights
+                weight.copy_(theirs[name])
         return self
 
     def hf_state_dict(self):
@@ -161,6 +187,7 @@ HF_NAMES = {"token_embedding": "wte", "position_embedding": "wpe", "blocks.": "h
             "up": "mlp.c_fc", "down": "mlp.c_proj", "norm.": "ln_f."}
 # theirs are (in, out), torch's linear layers (out, in)
 TRANSPOSED = ("qkv.weight", "out.weight", "up.weight", "down.weight")
+WRAPPERS = re.compile(r"^((_orig_mod|module|transformer)\.)*")  # of compiled and distributed models
 
 
 def hf_name(name):

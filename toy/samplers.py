@@ -1,65 +1,66 @@
-"""Sampler settings that may stand where a temperature does: truncation, each with a temperature.
+"""Sampler settings that can be a choice beside temperatures: truncation, each with a temperature.
 
     AdaptiveDecoder(64, [0.0, 1.0, min_p(0.05, temperature=3.0), top_p(0.9)])
     python train_toy.py --choices 0,1,min_p=.05@3,top_p=.9
 
-A setting keeps some words, at least one, and draws from what is left, renormalised. The names are
-those of transformers' GenerationConfig, which has no top_nsigma. The order matters: "cut, temper"
-(the default, as llama.cpp has it) cuts by the model's own distribution and then applies the
-temperature to what is left; "temper, cut" (as transformers has it) applies the temperature first
-and cuts what comes out. As text, `min_p=.05@3` cuts first, `3@min_p=.05` tempers first.
+A setting keeps some tokens, at least one, and samples from these, renormalised. Names are those of
+transformers' GenerationConfig, which has no top_nsigma. The order matters: "truncate, temper" (the
+default, as in llama.cpp) truncates the model's own distribution and applies the temperature to what
+is left; "temper, truncate" (as in transformers) does it the other way round. As text, `min_p=.05@3`
+truncates first and `3@min_p=.05` tempers first.
 
-(...,V) stands for any leading dimensions and V words.
+(...,V): any leading dimensions and V tokens.
 """
 import functools
 import math
 from dataclasses import dataclass
 
-from lpo import at_least_float32, checked_choices, require, word_logps
+from decoder import at_least_float32, checked_choices, choice_logps, choice_name
+from lpo import require
 
-ORDERS = ("cut, temper", "temper, cut")
+ORDERS = ("truncate, temper", "temper, truncate")
 
 
 # --- what is kept: log-probabilities (...,V), a number -> (...,V) bool ----------------------------
 
 
 def kept_top_k(logps, k):
-    """The k likeliest, and what ties with the last of them."""
+    """The k most likely tokens, and those that tie with the last of them."""
     return logps >= logps.topk(min(int(k), logps.shape[-1])).values[..., -1:]
 
 
 def kept_top_p(logps, p):
-    """The smallest set of likely words whose probabilities reach p (Holtzman et al., 2020)."""
-    ascending, words = logps.sort(dim=-1)
+    """The smallest set of likely tokens whose probabilities reach p (Holtzman et al., 2020)."""
+    ascending, tokens = logps.sort(dim=-1)
     in_tail = ascending.exp().cumsum(-1) <= 1 - p
-    in_tail[..., -1] = False  # which rounding might do
-    return ~in_tail.scatter(-1, words, in_tail)
+    in_tail[..., -1] = False  # rounding could put it there
+    return ~in_tail.scatter(-1, tokens, in_tail)
 
 
 def kept_min_p(logps, share):
-    """Words at least `share` times as likely as the likeliest (Nguyen et al., 2024)."""
+    """Tokens at least `share` times as likely as the most likely one (Nguyen et al., 2024)."""
     probabilities = logps.exp()
     return probabilities >= share * probabilities.amax(-1, keepdim=True)
 
 
 def kept_typical_p(logps, mass):
-    """The words whose surprise is closest to the entropy, until their probabilities reach the mass
-    (locally typical sampling, Meister et al., 2023). The likeliest may not be among them."""
+    """The tokens whose surprise is closest to the entropy, until their probabilities reach the mass
+    (locally typical sampling, Meister et al., 2023). The most likely one may not be among them."""
     probabilities = logps.exp()
     entropy = -(probabilities * logps).nansum(-1, keepdim=True)
     distance = (-logps - entropy).abs()
-    ordered, words = distance.sort(dim=-1)
-    before = (probabilities.gather(-1, words).cumsum(-1) < mass).sum(-1, keepdim=True)
+    ordered, tokens = distance.sort(dim=-1)
+    before = (probabilities.gather(-1, tokens).cumsum(-1) < mass).sum(-1, keepdim=True)
     return distance <= ordered.gather(-1, before.clamp(max=logps.shape[-1] - 1))
 
 
 def kept_epsilon_cutoff(logps, epsilon):
-    """Words of at least this probability (Hewitt et al., 2022); the likeliest in any case."""
+    """Tokens of at least this probability (Hewitt et al., 2022), and always the most likely one."""
     return (logps.exp() >= epsilon) | (logps == logps.amax(-1, keepdim=True))
 
 
 def kept_top_nsigma(logps, n):
-    """Logits within n standard deviations, the row's, of the largest (Tang et al., 2024)."""
+    """Logits within n standard deviations, of the row, from the largest (Tang et al., 2024)."""
     finite = logps.isfinite()
     count = finite.sum(-1, keepdim=True)
     mean = logps.masked_fill(~finite, 0).sum(-1, keepdim=True) / count
@@ -68,7 +69,7 @@ def kept_top_nsigma(logps, n):
     return logps >= logps.amax(-1, keepdim=True) - n * sigma
 
 
-CUTS = {  # kind -> what it keeps, and the largest value that it takes
+CUTS = {  # kind -> what it keeps, and the largest number that it takes
     "top_k": (kept_top_k, 10 ** 9), "top_p": (kept_top_p, 1), "min_p": (kept_min_p, 1),
     "typical_p": (kept_typical_p, 1), "epsilon_cutoff": (kept_epsilon_cutoff, 1),
     "top_nsigma": (kept_top_nsigma, 10 ** 9)}
@@ -97,26 +98,26 @@ class Setting:
 
     @property
     def name(self):
-        cut = f"{self.kind}={self.value:g}"
+        cut = f"{self.kind}={choice_name(self.value)}"
+        tau = choice_name(self.temperature)
         if self.temperature == 1:
             return cut
-        tau = f"{self.temperature:g}"
         return f"{cut}@{tau}" if self.order == ORDERS[0] else f"{tau}@{cut}"
 
     def __call__(self, logits):
         logits = at_least_float32(logits)
-        seen = word_logps(logits, self.temperature if self.order == ORDERS[1] else 1.0)
+        seen = choice_logps(logits, self.temperature if self.order == ORDERS[1] else 1.0)
         kept = CUTS[self.kind][0](seen, self.value)
-        return word_logps(logits.masked_fill(~kept, -math.inf), self.temperature)
+        return choice_logps(logits.masked_fill(~kept, -math.inf), self.temperature)
 
 
-# top_p(0.9, temperature=1.0, order="cut, temper") -> Setting, and so on
+# top_p(0.9, temperature=1.0, order="truncate, temper") -> Setting, and so on
 top_k, top_p, min_p, typical_p, epsilon_cutoff, top_nsigma = (
     functools.partial(Setting, kind) for kind in CUTS)
 
 
 def label(choice):
-    """What a file of results calls a choice: a temperature by its number, a setting by its name."""
+    """A choice in a file of results: a temperature as its number, a setting as its name."""
     return choice.name if callable(choice) else choice
 
 
@@ -131,9 +132,10 @@ def choice_of(text):
     kind, _, value = cut.partition("=")
     try:
         if "=" not in text:
-            return checked_choices([float(text)])[0]
+            return checked_choices([text])[0]
         return Setting(kind.strip(), float(value), float(tau) if at else 1.0, order)
     except ValueError as error:
         reason = f" ({error})" if "could not convert" not in str(error) else ""
-        raise ValueError(f"{text!r} is no choice{reason}; give a temperature, or {', '.join(CUTS)} "
-                         "with a number, as in top_p=.9 or min_p=.05@3") from None
+        raise ValueError(f"{text!r} is not a choice{reason}; give a temperature, or "
+                         f"{', '.join(CUTS)} with a number, as in top_p=.9 or min_p=.05@3"
+                         ) from None
