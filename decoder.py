@@ -1,9 +1,10 @@
 """The AdaptiveDecoder, generation at the temperatures it picks, and what the losses need of that.
 
 A small network turns hidden states into log-probabilities of K choices. A choice is a temperature,
-or any other sampler setting: a named function of the logits. `generate` samples a choice, then a
-token at that choice, token by token; `response_logps` scores what was sampled. Both apply a choice
-by `choice_logps` and by nothing else. The model is any causal module that returns (logits, hidden).
+or any other sampler setting: a named function of the logits, and perhaps of what was written so
+far. `generate` samples a choice, then a token at that choice, token by token; `response_logps`
+scores what was sampled. Both apply a choice by `choice_logps` and by nothing else. The model is any
+causal module that returns (logits, hidden).
 
 B responses, T response tokens, K choices, V vocabulary size, C hidden width.
 """
@@ -44,18 +45,33 @@ def choice_name(choice):
     return choice.name if callable(choice) else repr(float(choice)).removesuffix(".0")
 
 
-def choice_logps(logits, choice):
+def has_memory(choice):
+    """Does the choice see how often each token has been written?"""
+    return getattr(choice, "memory", False)
+
+
+def counts_of(written, V):
+    """How often each token has been written in the response, without the prompt.  (R,t) -> (R,V)"""
+    counts = torch.zeros(len(written), V, device=written.device)
+    return counts.scatter_add(1, written, torch.ones_like(written, dtype=counts.dtype))
+
+
+def choice_logps(logits, choice, counts=None):
     """log P(token | choice), the only place where a choice is applied.  (...,V) -> (...,V)
 
     A temperature tau gives log softmax(logits / tau). Temperature 0 is the limit from above: all
-    probability on the arg-max, on a tie on the lowest index. A function is called with the logits.
+    probability on the arg-max, on a tie on the lowest index. A function is called with the logits
+    and, if it is marked `memory = True`, with counts (...,V): how often each token stands before
+    the one that is sampled, in the response alone, whatever choices it was sampled at.
     """
     logits = at_least_float32(logits)
+    if has_memory(choice):
+        return choice(logits, counts)
     if callable(choice):
         return choice(logits)
     if choice < torch.finfo(logits.dtype).tiny:  # 0, or so small that 1 / tau is infinite
         best, at = logits.detach().max(-1, True)
-        return torch.full_like(logits, -math.inf).scatter(-1, at, best - best)  # 0, or NaN
+        return torch.full_like(logits, -math.inf).scatter(-1, at, best - best)  # 0; NaN stays NaN
     below_best = logits - logits.amax(-1, True).detach()  # a small tau must not overflow
     return F.log_softmax(below_best / choice, dim=-1)
 
@@ -63,15 +79,21 @@ def choice_logps(logits, choice):
 def temperature_logps(logits, tokens, choices):
     """log P(y_t | choice k) of each token and choice.  (B,T,V), (B,T), K choices -> (B,T,K)
 
-    Raises ValueError if a choice is not one, or does not give a distribution.
+    Column t of tokens follows columns 0 to t - 1; padding, if any, comes last. Raises ValueError on
+    what is not a choice, and on a choice that does not give a distribution.
     """
-    of_tokens = []
+    of_choices = []
     for choice in checked_choices(choices):
-        logps = choice_logps(logits, choice)  # (B,T,V)
-        sums_to_1 = (logps.logsumexp(-1).abs() < 1e-3).all()
-        require(sums_to_1, f"choice {choice_name(choice)} does not give log-probabilities")
-        of_tokens.append(logps.gather(-1, tokens[..., None]))
-    return torch.cat(of_tokens, dim=-1)
+        of_parts = []
+        # with a memory column by column: counts for all columns would be as large as the logits
+        for t in range(tokens.shape[1]) if has_memory(choice) else [slice(None)]:
+            counts = counts_of(tokens[:, :t], logits.shape[-1]) if has_memory(choice) else None
+            logps = choice_logps(logits[:, t], choice, counts)
+            sums_to_1 = (logps.logsumexp(-1).abs() < 1e-3).all()
+            require(sums_to_1, f"choice {choice_name(choice)} does not give log-probabilities")
+            of_parts.append(logps.gather(-1, tokens[:, t, None]).view(len(tokens), -1))
+        of_choices.append(torch.cat(of_parts, dim=1))  # (B,T)
+    return torch.stack(of_choices, dim=-1)
 
 
 # --- the decoder ----------------------------------------------------------------------------------
@@ -149,6 +171,14 @@ def evaluating(model):
             module.training = True
 
 
+def states(model, *inputs):
+    """model(*inputs) -> logits, hidden; ValueError if that is not what it returns"""
+    output = model(*inputs)
+    require(isinstance(output, tuple) and len(output) == 2, "the model must return a tuple (logits, "
+            "hidden), as model.GPT does; for models of transformers see real/hf.py")
+    return output
+
+
 def device_of(model):
     return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
@@ -176,29 +206,28 @@ class Reader:
         """pad (P,): columns of padding on the left of each prompt; length: of the final texts"""
         self.model = model
         self.pad = pad
-        self.text = torch.empty(len(pad), 0, dtype=torch.long, device=pad.device)
-        self.cache = None
-        if hasattr(model, "new_cache"):
-            self.cache = model.new_cache(len(pad), length)
-            self.cache.pad = pad if pad.any() else None
+        self.text = pad.new_empty(len(pad), 0)
+        self.cache = model.new_cache(len(pad), length) if hasattr(model, "new_cache") else None
+        if self.cache is not None and pad.any():
+            self.cache.pad = pad
 
     def read(self, new):
         """(R,n) more tokens -> logits (R,V), hidden (R,C) at the newest token of each row"""
         if self.cache is not None:
-            logits, hidden = self.model(new, self.cache)
+            logits, hidden = states(self.model, new, self.cache)
             return logits[:, -1], hidden[:, -1]
         self.text = torch.cat([self.text, new], 1)  # (R,S)
         R, S = self.text.shape
-        rows, columns = torch.arange(R, device=new.device), torch.arange(S, device=new.device)
-        unpadded = self.text.gather(1, (columns + self.pad[:, None]) % S)  # padding comes last
-        logits, hidden = self.model(unpadded)
-        return logits[rows, S - 1 - self.pad], hidden[rows, S - 1 - self.pad]
+        columns = torch.arange(S, device=new.device) + self.pad[:, None]
+        newest = torch.arange(R, device=new.device), S - 1 - self.pad
+        logits, hidden = states(self.model, self.text.gather(1, columns % S))  # padding comes last
+        return logits[newest], hidden[newest]
 
     def keep(self, rows):
         """Go on with these rows only: (n,) long, which may repeat, or (R,) bool."""
+        self.text, self.pad = self.text[rows], self.pad[rows]
         if self.cache is not None:
             self.cache.keep(rows)
-        self.text, self.pad = self.text[rows], self.pad[rows]
 
 
 def planned(temperature, B, T):
@@ -212,15 +241,16 @@ def planned(temperature, B, T):
     return lambda tokens: [row[tokens.shape[1]] for row in table]
 
 
-def logps_at(logits, choices, k):
-    """Each row's distribution at its own choice.  (R,V), K choices, (R,) -> (R,V)"""
+def logps_at(logits, choices, k, counts):
+    """Each row's distribution at its own choice.  (R,V), K choices, (R,), (R,V) -> (R,V)"""
     used = set(k.tolist())
     if len(used) == 1:
-        return choice_logps(logits, choices[used.pop()])
+        return choice_logps(logits, choices[used.pop()], counts)
     logps = at_least_float32(torch.empty_like(logits))
     for j in used:
         rows = (k == j).nonzero()[:, 0]
-        logps[rows] = choice_logps(logits[rows], choices[j])
+        logps[rows] = choice_logps(logits[rows], choices[j],
+                                   None if counts is None else counts[rows])
     return logps
 
 
@@ -244,36 +274,54 @@ def sample(logps, generator=None):
 @torch.inference_mode(False)  # the rollout may be trained on
 @torch.no_grad()
 def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
-             eos=None, generator=None):
+             eos=None, generator=None, loop=None):
     """Sample one response per prompt.  B token lists, also of unequal lengths -> Rollout
 
     Give a decoder or a temperature. The latter is one choice, a table of numbers that broadcasts to
     (B, max_new_tokens), or a function of what was written, tokens (B,t) -> B choices for column t.
     tau_select: "greedy" takes the decoder's most likely choice (equation 4), "sample" samples one
-    (equation 5). eos: the id that ends a response, or several, or None. A model in train() mode is
-    used as in eval() mode. Raises ValueError when prompt and new tokens exceed the context, when
-    ids are not in the vocabulary, and when the model gives NaN or no possible token.
+    (equation 5). eos: the id that ends a response, or several, or None. loop: `sampling_loop`, or a
+    faster one. A model in train() mode is used as in eval() mode. Raises ValueError when prompt and
+    new tokens exceed the context, when ids are outside the vocabulary, and when the model gives NaN
+    or no possible token.
     """
     T = max_new_tokens
-    device = device_of(model)
-    ends = checked_ends(decoder, temperature, tau_select, T, eos).to(device)
-    if decoder is None:
-        plan = planned(temperature, len(prompts), T)
+    require((decoder is None) != (temperature is None), "give either a decoder or a temperature")
+    require(tau_select in ("sample", "greedy"), f"tau_select {tau_select!r}: sample or greedy?")
+    require(T >= 1, f"max_new_tokens is {T}; give 1 or more")
+    plan = None if decoder is not None else planned(temperature, len(prompts), T)
+    ends = torch.tensor([] if eos is None else eos, dtype=torch.long, device=device_of(model))
     prompts = list(map(tuple, prompts))
-    distinct = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompts))}
-    prompt_of = torch.tensor([distinct[prompt] for prompt in prompts], device=device)
-    new, pad = padded(model, list(distinct), T, left=True)
+    with evaluating(model):
+        tokens, tau_idx = (loop or sampling_loop)(model, prompts, T, decoder, plan,
+                                                  tau_select == "greedy", ends.flatten(), generator)
+    is_end = torch.isin(tokens, ends)
+    mask = is_end.cumsum(1) - is_end.long() == 0  # no end of text before
+    tau_idx = tau_idx.masked_fill(~mask, 0)
+    if decoder is None:
+        tau_idx = None
+    elif decoder.level == "sequence":
+        tau_idx = tau_idx[:, :1]
+    return Rollout(tokens.masked_fill(~mask, 0), mask, ~is_end.any(1), tau_idx)
+
+
+def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
+    """Hidden state, choice, token; again for each column.  -> tokens (B,T), tau_idx (B,T)"""
+    number = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompts))}
+    new, pad = padded(model, list(number), T, left=True)
+    prompt_of = torch.tensor([number[prompt] for prompt in prompts], device=new.device)
     reader = Reader(model, pad, new.shape[1] + T)
-    tokens = torch.zeros(len(prompts), T, dtype=torch.long, device=device)
+    tokens = new.new_zeros(len(prompts), T)
     tau_idx = torch.zeros_like(tokens)
-    rows = torch.arange(len(prompts), device=device)  # which responses are still being written
-    going = torch.ones_like(rows, dtype=torch.bool)   # which of these have no end of text yet
-    with evaluating(model), torch.inference_mode():
+    rows = torch.arange(len(prompts), device=new.device)  # which responses are being written
+    going = torch.ones_like(rows, dtype=torch.bool)       # which of these have not ended
+    with torch.inference_mode():
         for t in range(T):
             # Read the newest tokens. The samples of a prompt share its first pass.
             logits, hidden = reader.read(new)  # (R,V), (R,C)
+            V = logits.shape[1]
             if t == 0:
-                require_ids(ends, logits.shape[1])
+                require(((0 <= ends) & (ends < V)).all(), f"eos {ends.tolist()} is not below {V}")
                 logits, hidden = logits[prompt_of], hidden[prompt_of]
                 reader.keep(prompt_of)
 
@@ -281,13 +329,15 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
             if decoder is None:
                 of_rows = plan(tokens[:, :t])
                 choices = checked_choices(dict.fromkeys(of_rows))
-                k = torch.tensor([choices.index(choice) for choice in of_rows], device=device)[rows]
+                k = torch.tensor([choices.index(choice) for choice in of_rows], device=new.device)
+                k = k[rows]
             elif t == 0 or decoder.level == "token":
                 choices, tau_logps = decoder.choices, decoder(hidden)  # (R,K)
-                k = tau_logps.argmax(-1) if tau_select == "greedy" else sample(tau_logps, generator)
+                k = tau_logps.argmax(-1) if greedy else sample(tau_logps, generator)
 
             # Sample each row's token from the distribution at its choice.
-            token = sample(logps_at(logits, choices, k), generator)  # (R,)
+            counts = counts_of(tokens[rows, :t], V) if any(map(has_memory, choices)) else None
+            token = sample(logps_at(logits, choices, k, counts), generator)  # (R,)
             tokens[rows, t], tau_idx[rows, t] = token, k
 
             # Drop the rows that have ended, once they are half of all.
@@ -299,33 +349,7 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
                 reader.keep(going)
                 rows, k, token, going = rows[going], k[going], token[going], going[going]
             new = token[:, None]
-
-    return rollout_of(tokens, tau_idx, decoder, ends)
-
-
-def checked_ends(decoder, temperature, tau_select, max_new_tokens, eos):
-    """The ids that end a response, (n,) long; ValueError on arguments that do not fit together."""
-    require((decoder is None) != (temperature is None), "give either a decoder or a temperature")
-    require(tau_select in ("sample", "greedy"), f"tau_select {tau_select!r}: sample or greedy?")
-    require(max_new_tokens >= 1, f"max_new_tokens is {max_new_tokens}; give 1 or more")
-    return torch.tensor([] if eos is None else eos, dtype=torch.long).flatten()
-
-
-def require_ids(ends, V):
-    """ValueError unless all ends of text are in the vocabulary: others would never be sampled."""
-    require(((0 <= ends) & (ends < V)).all(), f"eos is {ends.tolist()}; give ids from 0 to {V - 1}")
-
-
-def rollout_of(tokens, tau_idx, decoder, ends):
-    """Whatever comes after an end of text becomes padding.  (B,T), (B,T), (n,) -> Rollout"""
-    is_end = torch.isin(tokens, ends)
-    mask = is_end.cumsum(1) - is_end.long() == 0  # no end of text before
-    tau_idx = tau_idx.masked_fill(~mask, 0)
-    if decoder is None:
-        tau_idx = None
-    elif decoder.level == "sequence":
-        tau_idx = tau_idx[:, :1]
-    return Rollout(tokens.masked_fill(~mask, 0), mask, ~is_end.any(1), tau_idx)
+    return tokens, tau_idx
 
 
 # --- scoring --------------------------------------------------------------------------------------
@@ -341,7 +365,7 @@ def aligned(model, prompts, tokens):
     places = (idx.shape[1] - pad)[:, None] + torch.arange(T, device=idx.device)  # (B,T): of tokens
     idx = torch.cat([idx, torch.zeros_like(tokens)], 1).scatter(1, places, tokens)
     with evaluating(model):
-        logits, hidden = model(idx)
+        logits, hidden = states(model, idx)
     rows = torch.arange(B, device=idx.device)[:, None]
     return logits[rows, places - 1], hidden[rows, places - 1]
 

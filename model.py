@@ -23,11 +23,9 @@ class GPTConfig:
     n_embd: int
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; give a whole number >= 1")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} does not divide into {self.n_head} heads")
+        whole = all(type(value) is int and value >= 1 for value in vars(self).values())
+        if not whole or self.n_embd % self.n_head:
+            raise ValueError(f"{self}: give whole numbers >= 1, n_embd a multiple of n_head")
 
 
 class Cache:

@@ -213,7 +213,7 @@ def main(cfg):
     rows, samples = [], []
     for experiment in cfg.experiments:
         # every fixed temperature, and the oracle
-        gen, rng = files.randomness(cfg.device, "evaluate", experiment)  # the same for every seed
+        gen, rng = files.randomness(cfg.device, "test", experiment)  # the same for every seed
         prompts = sample_prompts(experiment, "test", cfg.test_prompts, rng)
         n = cfg.votes if evaluate.is_voted(prompts) else cfg.test_samples
         fixed = {}

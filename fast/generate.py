@@ -13,8 +13,8 @@ import functools
 import torch
 import torch.nn.functional as F
 
-import decoder as plain
-from decoder import at_least_float32, choice_logps, device_of
+import decoder as decoding
+from decoder import at_least_float32, choice_logps, device_of, has_memory
 from fast.cache import Cache
 from lpo import require
 from model import GPT
@@ -42,8 +42,6 @@ def sample(logits, tau, generator=None):
     return (logits - tau[:, None] * noise).argmax(-1)
 
 
-@torch.inference_mode(False)  # the rollout may be trained on
-@torch.no_grad()
 def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
              eos=None, generator=None, compiled=False):
     """Sample one response per prompt, as decoder.generate does.  B token lists -> Rollout
@@ -52,29 +50,31 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
     ValueError where that is impossible, and whatever decoder.generate raises.
     """
     follows_text = callable(temperature) and not hasattr(temperature, "name")
-    on_gpu = device_of(model).type == "cuda" and getattr(generator, "device", torch.device(
-        "cuda")).type == "cuda"
-    if follows_text or not on_gpu or not isinstance(model, GPT):
-        require(not compiled, "compiled=True needs a model.GPT and a generator on a CUDA GPU, and "
-                              "choices that do not follow the text")
-        return plain.generate(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
-                              generator)
-    ends = plain.checked_ends(decoder, temperature, tau_select, max_new_tokens, eos)
-    plain.require_ids(ends, model.config.vocab_size)
+    devices = {device_of(model).type, "cuda" if generator is None else generator.device.type}
+    loop = None
+    if isinstance(model, GPT) and devices == {"cuda"} and not follows_text:
+        loop = functools.partial(recorded_loop, compiled)
+    require(loop or not compiled, "compiled=True needs a model.GPT and a generator on a CUDA GPU, "
+                                  "and choices that do not follow the text")
+    return decoding.generate(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
+                             generator, loop)
+
+
+def recorded_loop(compiled, model, prompts, T, decoder, plan, greedy, ends, generator):
+    """As decoder.sampling_loop."""
     kind = Writing
     if compiled:
         from fast.compiled import Compiled as kind
-    device = device_of(model)
+    require(((0 <= ends) & (ends < model.config.vocab_size)).all(),
+            f"eos {ends.tolist()} is not below {model.config.vocab_size}")
     # autocast would write keys and values of another type than the cache has
-    with plain.evaluating(model), torch.cuda.device(device), torch.autocast("cuda", enabled=False):
-        writing = kind(model, prompts, max_new_tokens, decoder, tau_select == "greedy", generator)
-        if decoder is None:
-            writing.plan(plain.planned(temperature, len(prompts), max_new_tokens))
-        ends = ends.to(device)
+    with torch.cuda.device(ends.device), torch.autocast("cuda", enabled=False):
+        writing = kind(model, prompts, T, decoder, greedy, generator)
+        if plan is not None:
+            writing.plan(plan)
         writing.write(ends)
     require(not writing.failed, "the model gives NaN, infinite logits or no possible token")
-    tokens, tau_idx = (x.gather(1, writing.places) for x in (writing.idx, writing.tau_idx))
-    return plain.rollout_of(tokens, tau_idx, decoder, ends)
+    return writing.idx.gather(1, writing.places), writing.tau_idx.gather(1, writing.places)
 
 
 @functools.cache
@@ -98,11 +98,10 @@ class Writing:
         self.decides = decoder is not None
         self.greedy = greedy
         self.generator = generator
-        distinct = list(dict.fromkeys(map(tuple, prompts)))
-        number = {prompt: n for n, prompt in enumerate(distinct)}
-        self.distinct, _ = plain.padded(model, distinct, T, left=False)  # (P, longest)
+        number = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompts))}
+        self.distinct, _ = decoding.padded(model, list(number), T, left=False)  # (P, longest)
         device = self.distinct.device
-        self.prompt_of = torch.tensor([number[tuple(prompt)] for prompt in prompts], device=device)
+        self.prompt_of = torch.tensor([number[prompt] for prompt in prompts], device=device)
         lengths = torch.tensor(list(map(len, prompts)), device=device)
         self.T = T
         self.idx = F.pad(self.distinct[self.prompt_of], (0, T))  # (B, longest + T)
@@ -121,6 +120,10 @@ class Writing:
 
     def set_choices(self, choices):
         self.choices = choices
+        self.counts = None  # (R,V) if a choice has a memory
+        if any(map(has_memory, choices)):
+            self.counts = torch.zeros(len(self.places), self.model.config.vocab_size,
+                                      device=self.idx.device)
         self.taus = None  # (K,) if all are temperatures, at which `sample` samples at once
         if not any(map(callable, choices)):
             self.taus = torch.tensor(choices, dtype=torch.float32, device=self.idx.device)
@@ -128,7 +131,7 @@ class Writing:
     def plan(self, planned):
         """The choices of all columns, which depend on nothing but the column."""
         columns = [planned(self.idx[:, :t]) for t in range(self.T)]
-        choices = plain.checked_choices(dict.fromkeys(sum(columns, [])))
+        choices = decoding.checked_choices(dict.fromkeys(sum(columns, [])))
         number = {choice: k for k, choice in enumerate(choices)}
         table = torch.tensor([[number[choice] for choice in column] for column in columns])
         self.planned.scatter_(1, self.places, table.T.to(self.idx.device))
@@ -185,12 +188,15 @@ class Writing:
             self.tau_idx[next_place] = self.chosen
         self.newest.copy_(self.tokens(logits))
         self.idx[next_place] = self.newest
+        if self.counts is not None:
+            self.counts.scatter_add_(1, self.newest[:, None], torch.ones_like(self.counts[:, :1]))
 
     def tokens(self, logits):
         """One token per row, from the distribution at its own choice.  (R,V) -> (R,)"""
         if self.taus is not None:
             return sample(at_least_float32(logits), self.taus[self.chosen], self.generator)
-        every = torch.stack([choice_logps(logits, choice) for choice in self.choices])  # (K,R,V)
+        every = torch.stack([choice_logps(logits, choice, self.counts)
+                             for choice in self.choices])  # (K,R,V)
         logps = every[self.chosen, torch.arange(len(logits), device=logits.device)]
         return (logps - minus_gumbel(logps.shape, logps.device, self.generator)).argmax(-1)
 
@@ -216,5 +222,6 @@ class Writing:
         if len(kept) < len(self.rows):
             self.rows, self.pos = self.rows[kept], self.pos[kept]
             self.newest, self.chosen = self.newest[kept], self.chosen[kept]
+            self.counts = None if self.counts is None else self.counts[kept]
             self.cache.keep(kept)
         return len(kept) > 0

@@ -16,7 +16,8 @@ import torch
 from decoder import Rollout, device_of
 from fast.generate import generate
 from lpo import require, sampled
-from tasks import EOS, EXPERIMENTS, TASKS, WORDS, decode, encode, majority, places_of, prompts
+from tasks import (EOS, EXPERIMENTS, HURRY, TASKS, WORDS, decode, encode, majority, places_of,
+                   prompts)
 from toy.samplers import label
 
 VOTES = (1, 2, 4, 8, 16, 32)  # sizes of a majority
@@ -346,14 +347,17 @@ def oracle_rows(model, search, prompts, samples, choices, generator, experiment)
 def examples(outcome, choices, fixed, **columns):
     """A prompt of each subtask: responses of the decoder and at the best fixed temperature.
 
-    Of the samples, the one of median reward.  -> list of dicts: words, their choices, reward
+    The prompt is one of median gain (in the vote, of those with `hurry`), and the response one of
+    median reward.  -> list of dicts: words, their choices, reward
     """
     best = max(fixed, key=lambda temperature: fixed[temperature].rewards.mean())
     samples = outcome.rewards.shape[1]
     used = used_choices(outcome, choices)
     found = []
+    gains = outcome.rewards.mean(1) - fixed[best].rewards.mean(1)
     for subtask, index in subtasks(outcome.prompts).items():
-        p = index[0]
+        hurried = [p for p in index if HURRY in outcome.prompts[p][1]]
+        p = sorted(hurried or index, key=gains.__getitem__)[len(hurried or index) // 2]
         for policy, of in (("fixed", fixed[best]), ("adaptive", outcome)):
             s = np.argsort(of.rewards[p], kind="stable")[samples // 2]
             words = of.texts[p][s].split()

@@ -77,7 +77,7 @@ def text(results):
         lines.append([(0, f"{said}, reward {sample['reward']:.2f}", None, False)])
         x = 26
         for word, choice in zip(sample["words"], sample["choices"]):
-            if x + len(word) > 118:
+            if x + len(word) > 128:
                 lines.append([])
                 x = 26
             lines[-1].append((x, word, choice, False))
@@ -85,7 +85,7 @@ def text(results):
     height = 0.22 * len(lines) + 0.7
     figure = Figure(figsize=(10, height))
     axis = figure.add_axes((0.01, 0.6 / height, 0.98, 1 - 0.6 / height))
-    axis.set(xlim=(0, 119), ylim=(len(lines) - 0.4, 0))
+    axis.set(xlim=(0, 130), ylim=(len(lines) - 0.4, 0))
     axis.set_axis_off()
     for y, line in enumerate(lines):
         for x, word, choice, bold in line:

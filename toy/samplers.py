@@ -1,19 +1,25 @@
-"""Sampler settings that can be a choice beside temperatures: truncation, each with a temperature.
+"""Sampler settings that can be a choice beside temperatures: truncations and penalties.
 
-    AdaptiveDecoder(64, [0.0, 1.0, min_p(0.05, temperature=3.0), top_p(0.9)])
-    python train_toy.py --choices 0,1,min_p=.05@3,top_p=.9
+    AdaptiveDecoder(64, [0.0, min_p(0.05, temperature=3.0), frequency(1.0, temperature=0.0)])
+    python train_toy.py --choices "0,min_p=.05@3,frequency=1@0,frequency=3@1|min_p=.05"
 
-A setting keeps some tokens, at least one, and samples from these, renormalised. Names are those of
-transformers' GenerationConfig, which has no top_nsigma. The order matters: "truncate, temper" (the
-default, as in llama.cpp) truncates the model's own distribution and applies the temperature to what
-is left; "temper, truncate" (as in transformers) does it the other way round. As text, `min_p=.05@3`
-truncates first and `3@min_p=.05` tempers first.
+A truncation keeps some tokens, at least one, and samples from these, renormalised. Names are those
+of transformers' GenerationConfig, which has no top_nsigma. The order matters: "truncate, temper"
+(the default, as in llama.cpp) truncates the model's own distribution and applies the temperature to
+what is left; "temper, truncate" (as in transformers) does it the other way round. As text,
+`min_p=.05@3` truncates first and `3@min_p=.05` tempers first.
+
+A penalty has a memory: it lowers the logits of tokens that the response has already (the prompt does
+not count). Servers call these frequency_penalty, presence_penalty and repetition_penalty. After `|`
+comes a truncation of the model's own distribution, before the penalty; the temperature comes last.
 
 (...,V): any leading dimensions and V tokens.
 """
 import functools
 import math
 from dataclasses import dataclass
+
+import torch
 
 from decoder import at_least_float32, checked_choices, choice_logps, choice_name
 from lpo import require
@@ -111,9 +117,48 @@ class Setting:
         return choice_logps(logits.masked_fill(~kept, -math.inf), self.temperature)
 
 
+PENALTIES = {  # kind -> logits (...,V), counts (...,V), a number -> logits (...,V)
+    "frequency": lambda logits, counts, a: logits - a * counts,
+    "presence": lambda logits, counts, a: logits - a * (counts > 0),
+    "repetition": lambda logits, counts, a: torch.where(
+        counts > 0, torch.where(logits > 0, logits / a, logits * a), logits)}  # Keskar et al., 2019
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A penalty on repeated tokens: logits, counts (...,V) -> log-probabilities (...,V)."""
+    kind: str
+    value: float
+    temperature: float = 1.0
+    cut: Setting | None = None  # applied first; its temperature must be 1
+    memory = True
+
+    def __post_init__(self):
+        require(self.kind in PENALTIES, f"unknown penalty {self.kind!r}; choose from "
+                                        f"{', '.join(PENALTIES)}")
+        require(0 < self.value < 1e9, f"{self.kind} is {self.value}; give a number above 0")
+        require(self.cut is None or isinstance(self.cut, Setting) and self.cut.temperature == 1,
+                "after | comes a truncation without a temperature, as in min_p=.05")
+        checked_choices([self.temperature])
+
+    @property
+    def name(self):
+        tau = "" if self.temperature == 1 else f"@{choice_name(self.temperature)}"
+        cut = "" if self.cut is None else f"|{self.cut.name}"
+        return f"{self.kind}={choice_name(self.value)}{tau}{cut}"
+
+    def __call__(self, logits, counts):
+        logits = at_least_float32(logits)
+        if self.cut is not None:
+            logits = logits.masked_fill(self.cut(logits).isneginf(), -math.inf)
+        return choice_logps(PENALTIES[self.kind](logits, counts, self.value), self.temperature)
+
+
 # top_p(0.9, temperature=1.0, order="truncate, temper") -> Setting, and so on
 top_k, top_p, min_p, typical_p, epsilon_cutoff, top_nsigma = (
     functools.partial(Setting, kind) for kind in CUTS)
+# frequency(1.0, temperature=1.0, cut=min_p(0.05)) -> Penalty, and so on
+frequency, presence, repetition = (functools.partial(Penalty, kind) for kind in PENALTIES)
 
 
 def label(choice):
@@ -122,20 +167,25 @@ def label(choice):
 
 
 def choice_of(text):
-    """A choice from its label: 0.7, "0.7", "min_p=.05", "min_p=.05@3" or "3@min_p=.05".
+    """A choice from its label: "0.7", "min_p=.05@3", "3@min_p=.05" or "frequency=3@1|min_p=.05".
 
     Raises ValueError on what is neither a temperature nor one of the samplers here.
     """
-    text = str(text)
-    first, at, last = text.partition("@")
-    cut, tau, order = (first, last, ORDERS[0]) if "=" in first else (last, first, ORDERS[1])
-    kind, _, value = cut.partition("=")
+    penalty, bar, cut = str(text).partition("|")
+    first, at, last = penalty.partition("@")
+    setting, tau, order = (first, last, ORDERS[0]) if "=" in first else (last, first, ORDERS[1])
+    kind, _, value = setting.partition("=")
     try:
-        if "=" not in text:
+        if "=" not in penalty and not bar:
             return checked_choices([text])[0]
-        return Setting(kind.strip(), float(value), float(tau) if at else 1.0, order)
+        value, tau = float(value), float(tau) if at else 1.0
+        if kind.strip() in PENALTIES:
+            require(order == ORDERS[0], "a penalty comes before its temperature")
+            return Penalty(kind.strip(), value, tau, choice_of(cut) if bar else None)
+        require(not bar, "only a penalty takes a truncation after |")
+        return Setting(kind.strip(), value, tau, order)
     except ValueError as error:
         reason = f" ({error})" if "could not convert" not in str(error) else ""
-        raise ValueError(f"{text!r} is not a choice{reason}; give a temperature, or "
-                         f"{', '.join(CUTS)} with a number, as in top_p=.9 or min_p=.05@3"
-                         ) from None
+        raise ValueError(f"{text!r} is not a choice{reason}; give a temperature, or a sampler with a "
+                         f"number: {', '.join([*CUTS, *PENALTIES])}, as in top_p=.9, min_p=.05@3 "
+                         "or frequency=1@0") from None
