@@ -93,7 +93,7 @@ def has_memory(choice):
 
 def counts_of(tokens, V):
     """How often each token of the vocabulary is among `tokens`.  (R,t) -> (R,V)"""
-    counts = torch.zeros(len(tokens), V, device=tokens.device)
+    counts = torch.zeros(len(tokens), V, dtype=torch.float32, device=tokens.device)
     return counts.scatter_add(1, tokens, torch.ones_like(tokens, dtype=counts.dtype))
 
 
