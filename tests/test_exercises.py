@@ -1,5 +1,5 @@
-"""The exercises: solutions agree with independent sources, each known mistake gets its hint, stubs are
-not yet written, and whatever a student's file does, a sentence comes back.
+"""The exercises: solutions agree with independent sources, known mistakes get their hints, stubs
+are not yet written, and whatever a student's file does, a sentence comes back.
 
 The pages for teachers and students name what exists.
 """
@@ -28,7 +28,8 @@ sys.path.append(str(ROOT / "conformance"))
 import make_golden  # noqa: E402
 import oracle  # noqa: E402
 from notebooks.exercises import check, runner  # noqa: E402
-from notebooks.exercises.solutions import bug_hunt, make_key  # noqa: E402
+from notebooks.exercises.solutions import make_key  # noqa: E402
+from notebooks.exercises.solutions.bug_hunt import BUGS  # noqa: E402
 from notebooks.exercises.solutions.questions import QUESTIONS  # noqa: E402
 from notebooks.exercises.solutions.wrong import WRONG  # noqa: E402
 
@@ -75,7 +76,8 @@ def test_the_key_is_that_of_the_solutions():
         make_key.text(), (FOLDER / "key.json").read_text(encoding="utf-8")))
     assert len(ours) == len(kept)
     for x, y in zip(ours, kept):
-        assert x == y or (type(x) is float and y == pytest.approx(x, rel=1e-9, abs=1e-12, nan_ok=True))
+        near = pytest.approx(x, rel=1e-9, abs=1e-12, nan_ok=True) if type(x) is float else x
+        assert y == near
 
 
 # --- independent sources --------------------------------------------------------------------------
@@ -157,8 +159,8 @@ def test_the_sampler_has_the_frequencies_and_stops():
     logps = np.log([0.2, 1e-300, 0.5, 0.3])
     hits = np.bincount([f["sample"](logps, (i + 0.5) / 1000) for i in range(1000)], minlength=4)
     assert hits.tolist() == [200, 0, 500, 300]
-    ids, k = f["respond"](lambda ids: (np.array([1.0, 0.0]), np.log([0.9, 0.1])), [0.0, 1.0], "token",
-                          "sample", 1, 9, iter([0.95, 0.5, 0.2, 0.9, 0.95, 0.8]).__next__)
+    ids, k = f["respond"](lambda ids: (np.array([1.0, 0.0]), np.log([0.9, 0.1])), [0.0, 1.0],
+                          "token", "sample", 1, 9, iter([0.95, 0.5, 0.2, 0.9, 0.95, 0.8]).__next__)
     assert (ids, k) == ([0, 0, 1], [1, 0, 1])  # softmax(1, 0) exceeds 0.5 and not 0.8
 
 
@@ -187,10 +189,10 @@ def test_pairs_eta_and_gradients_agree_with_enumeration():
     assert np.allclose(mean, exact) and np.allclose(f["lpo_gradient"](x, text, r, 0.7), loss)
 
 
-@pytest.mark.parametrize("page", range(len(bug_hunt.BUGS)))
+@pytest.mark.parametrize("page", range(len(BUGS)))
 def test_the_right_line_mends_a_bug_and_no_other_line_does(page):
     """Returning a line unchanged is the cheapest guess: 40 lines, and none passes."""
-    right, wrong = bug_hunt.BUGS[page]
+    right, wrong = BUGS[page]
     lines = check.KEY["pages"][page].splitlines()
     passed = []
     for number, line in enumerate(lines, 1):
@@ -246,14 +248,15 @@ def test_whatever_a_file_does_a_sentence_comes_back(text, said, tmp_path):
 def test_nothing_that_a_file_started_runs_on(tmp_path):
     note, path = tmp_path / "pid", tmp_path / "01_temperature_zero.py"
     path.write_text("import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', "
-                    f"'import time; time.sleep(60)'])\nopen({str(note)!r}, 'w').write(str(child.pid))\n")
+                    "'import time; time.sleep(60)'])\n"
+                    f"open({str(note)!r}, 'w').write(str(child.pid))\n")
     runner.answers(path, "choice_logps", [], 60)
     time.sleep(0.5)
     status = Path(f"/proc/{note.read_text()}/stat")
     assert not status.exists() or ") Z " in status.read_text()  # it only waits to be reaped
 
 
-def test_an_unwritable_folder_an_endless_limit_and_an_interrupt_end_in_sentences(monkeypatch, capsys):
+def test_unwritable_folders_endless_limits_and_interrupts_end_in_sentences(monkeypatch, capsys):
     monkeypatch.setattr(check, "PAGES", Path(os.devnull) / "bug_hunt")
     assert check.main(["--solutions", "10", "1", "--timeout", "inf"]) == 0
     assert "cannot write" in capsys.readouterr().out
@@ -272,8 +275,8 @@ def page(name):
 
 
 def test_the_pages_agree_with_the_key():
-    rows = re.findall(r"^\| (\d+) \| \[(.*)\]\((.*)\) \| (\d+) \| (\w+) \|", page("exercises/README.md"),
-                      re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| \[(.*)\]\((.*)\) \| (\d+) \| (\w+) \|",
+                      page("exercises/README.md"), re.MULTILINE)
     assert [(n, title.replace("\\", ""), file, int(minutes), after)
             for n, title, file, minutes, after in rows] == [
         (n, e["title"], e["file"], e["minutes"], e["after"]) for n, e in KEY.items()]
@@ -306,7 +309,8 @@ def test_names_of_the_cheat_sheet_have_their_shapes(level):
     logits, hidden = decoder.aligned(lm, prompts, rollout.tokens)
     of = {"aligned(...)[0]": logits, "aligned(...)[1]": hidden,
           "choice_logps(...)": decoder.choice_logps(logits, 0.5),
-          "temperature_logps(...)": decoder.temperature_logps(logits, rollout.tokens, policy.choices),
+          "temperature_logps(...)": decoder.temperature_logps(logits, rollout.tokens,
+                                                              policy.choices),
           "lpo.marginal(...)": lpo.marginal(r.text_logps, r.tau_logps),
           "lpo.SCORES[...](...)": lpo.SCORES["latent"](r),
           "lpo.lpo_loss(...)": lpo.lpo_loss(r, r, "joint", 0.5)}

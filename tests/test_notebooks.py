@@ -1,6 +1,6 @@
-"""The notebooks as committed: executed, quiet, in step with the code they show; and their solutions run.
+"""The notebooks as committed: executed, quiet, in step with the code that they show.
 
-`pytest --nbmake notebooks/*.ipynb` executes them; here they are read.
+`pytest --nbmake notebooks/*.ipynb` executes them. Here they are read, and their solutions executed.
 """
 import ast
 import importlib
@@ -30,7 +30,8 @@ def printed(cell):
 
 
 def solutions(path):
-    return [code for cell in cells_of(path, "markdown") for code in SOLUTION.findall(cell["source"])]
+    return [code for cell in cells_of(path, "markdown")
+            for code in SOLUTION.findall(cell["source"])]
 
 
 def project_modules(path):
@@ -117,7 +118,7 @@ def test_the_solutions_of_its_exercises_run(path, monkeypatch):
         imports = [node for node in ast.parse(cell["source"]).body
                    if isinstance(node, (ast.Import, ast.ImportFrom))]
         exec("\n".join(map(ast.unparse, imports)), module)
-    exec(f'taus = cfg.choices\ngen, rng = files.randomness("cpu", "solutions of {path.name}", SEED)', module)
+    exec("taus = cfg.choices\ngen, rng = files.randomness('cpu', 'solutions', SEED)", module)
     for code in solutions(path):
         assert "assert" in code
         exec(code, module)

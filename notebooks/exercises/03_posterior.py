@@ -1,8 +1,8 @@
 """Exercise 3: the posterior P(tau | y, h). About 15 minutes, after notebook 3b.
 
-A token was sampled; which temperature was it sampled at? Apply Bayes' rule to the prior P(tau_k | h)
-and the likelihood P(y_t | tau_k). A token that no temperature allows says nothing: its posterior is
-the prior.
+A token was sampled; which temperature was it sampled at? Apply Bayes' rule to the prior
+P(tau_k | h) and the likelihood P(y_t | tau_k). A token that no temperature allows says nothing: its
+posterior is the prior.
 
 Then differentiate the latent score of each token by the decoder's K logits. Do it with a pencil:
 start from log sum_k P(tau_k) P(y | tau_k) with P the softmax of the logits, and look for the

@@ -5,8 +5,8 @@ temperatures, (chosen, rejected). The margin is the log-ratio of chosen minus th
 against the reference. The reference is "none"; "initial", the decoder before the first round; or
 "round", the decoder as it was when the present round began. It does not move within a round.
 
-Derive the gradient of -log sigmoid(beta margin) by the logits first. It has one number in front, and
-a vector that is +1 at one index and -1 at another.
+First derive the gradient of -log sigmoid(beta margin) by the logits. It is a number times a vector
+that is +1 at one index and -1 at another.
 
 Question: with one pair (0, 1) repeated for ever, where does each kind of reference end?
 

@@ -12,16 +12,18 @@ and run the command after each:
 4. `walk` yields the place of each word and is sent the word. ROLES names the places that may want
    another temperature than the rest; two roles must occur.
 
-Put the entry into tasks.py and run `python train_toy.py --experiments NAME` to see whether a decoder
-gains on it. Question: what makes the two places of your task twins (notebook 1)?
+To see whether a decoder gains on your task, put the entry into tasks.py and run
+`python train_toy.py --experiments NAME`.
+
+Question: what makes the two places of your task twins (notebook 1)?
 
     python notebooks/exercises/check.py 9
 """
 import tasks
 
-LENGTH = 0  # of the longest answer, in tokens, its end of text included
-SHARE = 6   # of the examples in a pretraining step
-ROLES = {}  # place -> role, for the places that are not "rest"
+LENGTH = 10  # of the longest answer, in tokens, its end of text included
+SHARE = 6    # of the examples in a pretraining step
+ROLES = {}   # place -> role, for the places that are not "rest"
 
 
 def ask(rng):

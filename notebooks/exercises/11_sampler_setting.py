@@ -6,8 +6,8 @@ what it never samples, with a `name`. Write eta sampling (Hewitt et al., 2022): 
     p >= min(epsilon, sqrt(epsilon) exp(-H)),   H = -sum p log p
 
 where p and its entropy H are the model's own, at temperature 1. Apply the temperature to what is
-left (at 0: the arg-max). A token of logit -inf has p = 0 and counts 0 in H. Then a decoder can choose
-it: AdaptiveDecoder(64, [0.0, 1.0, eta(0.05, 3.0)]).
+left (at 0: the arg-max). A token of logit -inf has p = 0 and counts 0 in H. Then a decoder can
+choose it: AdaptiveDecoder(64, [0.0, 1.0, eta(0.05, 3.0)]).
 
 Question: why is the likeliest token never removed, for epsilon up to 1?
 

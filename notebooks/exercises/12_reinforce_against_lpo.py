@@ -5,14 +5,14 @@ probability P(y | tau_k), which earns r(y). Each step below is one function.
 
 1. Differentiate log P_k by the logits x. The result is a difference of two vectors.
 2. The expected reward is J = sum_k P_k Q_k with Q_k = sum_y P(y | tau_k) r(y). Differentiate it:
-   write the derivative of P_k as P_k times that of log P_k, and insert step 1. Only P, Q and J remain.
+   write the derivative of P_k as P_k times that of log P_k, and insert step 1. Only P, Q, J remain.
 3. Step 2 is an expectation over sampled responses, so a mean over N samples estimates it. Subtract
    from each reward a baseline that does not depend on that response: the mean of the others.
 4. Now two independent responses; the better one is chosen, and a tie adds 0. At margin 0 the
    derivative of -log sigmoid(beta margin) by the margin is a constant; the margin is log P of the
    chosen temperature minus that of the rejected one. Insert step 1 and take the expectation.
 
-Question: multiply all rewards by 10. Which of the gradients change, and what does that mean where one
+Question: multiply all rewards by 10. Which of the gradients change? What does that mean if one
 task's rewards are much larger than another's?
 
     python notebooks/exercises/check.py 12

@@ -6,9 +6,9 @@
     python notebooks/exercises/check.py --solutions         the solutions instead of your files
 
 One line per function: right; not yet, while it raises NotImplementedError; or wrong, with the call,
-what it gave and what was expected. key.json has the questions, the answers, and the answers of known
-mistakes. Your file runs in a process of its own with a time limit. Exit status: 0 everything is
-right, 1 something is wrong, 2 nothing is wrong but something is not written yet.
+what it gave and what was expected. key.json has the questions, the right answers, and those of
+known mistakes. Your file runs in a process of its own with a time limit. Exit status: 0 everything
+is right, 1 something is wrong, 2 nothing is wrong but something is not written yet.
 """
 import argparse
 import json
@@ -52,6 +52,8 @@ def agrees(came, want):
 
 def shown(x):
     """A value as text, with four digits of each number."""
+    if isinstance(x, dict) and "raises" in x:
+        return f"raises {x['raises']}"
     if isinstance(x, dict):
         return "{" + ", ".join(f"{name}: {shown(value)}" for name, value in x.items()) + "}"
     if isinstance(x, (list, tuple, np.ndarray)):
@@ -69,12 +71,9 @@ def verdict(came, entry):
     if not wrong:
         return "right", "", []
     given, first, want = (x[wrong[0]] for x in (entry["questions"], came, entry["answers"]))
-    if want == "":  # of a task: a sentence on the rule that it breaks
-        line = f": {first['raises'] if isinstance(first, dict) else first}"
-    else:
-        first, want = (f"raises {x['raises']}" if isinstance(x, dict) else shown(x)
-                       for x in (first, want))
-        line = f"({', '.join(map(shown, given))}) -> {first}; expected {want}"
+    line = f": {first}"  # of a task: a sentence on the rule that it breaks
+    if want != "" or isinstance(first, dict):
+        line = f"({', '.join(map(shown, given))}) -> {shown(first)}; expected {shown(want)}"
     alike = {hint: sum(map(agrees, came, of)) for hint, of in entry["mistakes"].items()
              if all(agrees(came[i], of[i]) for i in wrong)}  # it gives all that is wrong here
     return "wrong", line, entry["steps"] + sorted(alike, key=alike.get)[-1:]

@@ -66,5 +66,6 @@ def serve(path):
 
 
 if __name__ == "__main__":
-    sys.path[:1] = [str(Path(sys.argv[1]).resolve().parent), str(Path(__file__).resolve().parents[2])]
-    serve(sys.argv[1])
+    theirs = Path(sys.argv[1]).resolve()
+    sys.path[:1] = [str(theirs.parent), str(Path(__file__).resolve().parents[2])]
+    serve(theirs)

@@ -1,8 +1,7 @@
 """Exercise 3, the posterior: a solution.
 
-With z the logits, d log P(tau_k) / d z_j = 1[j = k] - P(tau_j). The derivative of the log of the sum
-is the sum of the terms' derivatives over the sum, that is, their mean under the posterior:
-P(tau_j | y) - P(tau_j).
+With z the logits, d log P(tau_k) / d z_j = 1[j = k] - P(tau_j). The derivative of the log of a sum
+is the mean of these under the posterior: P(tau_j | y) - P(tau_j).
 
 The question: tokens that are equally likely at all temperatures, such as a certain full stop. The
 posterior is then the prior.

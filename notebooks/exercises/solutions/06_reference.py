@@ -3,7 +3,7 @@
 d margin / d logits is +1 at the chosen and -1 at the rejected index, since the normaliser cancels;
 the number in front is -beta sigmoid(-beta margin).
 
-The question: all three keep moving towards P = (1, 0), because one pair that never turns round has no
+The question: all three keep moving towards P = (1, 0), because a pair that never turns round has no
 minimum. "round" goes fastest: its slope starts at beta / 2 again in every round.
 """
 import numpy as np

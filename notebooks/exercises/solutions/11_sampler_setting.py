@@ -1,7 +1,7 @@
 """Exercise 11, a sampler setting: a solution.
 
-The question: H is a mean of -log p, so exp(-H) is at most the largest p. The square root of epsilon is
-at most 1. The smaller of the two bounds is therefore at most the largest p.
+The question: H is a mean of -log p, so exp(-H) is at most the largest p. The square root of epsilon
+is at most 1. The smaller of the two bounds is therefore at most the largest p.
 """
 import math
 from dataclasses import dataclass

@@ -1,9 +1,7 @@
 """The bugs of the hunt in losses.py. Whoever reads on knows too much to hunt."""
-from pathlib import Path
-
 MASK = "return [t for t, valid in enumerate(mask) if valid]"
 X = "x = beta * (score(chosen) - score(rejected))"
-BUGS = (  # (right text, wrong text); student 0 has the first
+BUGS = (  # (right text, wrong text); student 0 has the first of them
     (X, "x = beta * (score(chosen) - beta * score(rejected))"),
     (MASK, "return list(range(list(mask).index(1), len(mask)))"),
     (MASK, "return list(range(len(mask) - list(mask)[::-1].index(1)))"),
@@ -12,8 +10,3 @@ BUGS = (  # (right text, wrong text); student 0 has the first
     ("a / tau for a", "a * tau for a"),
     ("max(-x, 0)", "max(x, 0)"))
 
-
-def pages():
-    """The module once per bug."""
-    page = (Path(__file__).parent / "losses.py").read_text(encoding="utf-8")
-    return [page.replace(right, wrong) for right, wrong in BUGS]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from notebooks.exercises.runner import answer
-from notebooks.exercises.solutions import bug_hunt
+from notebooks.exercises.solutions.bug_hunt import BUGS
 from notebooks.exercises.solutions.questions import QUESTIONS
 from notebooks.exercises.solutions.wrong import WRONG
 
@@ -35,14 +35,16 @@ def changed(source, right, wrong):
 
 def build():
     """-> what key.json holds"""
-    exercises, pages = {}, bug_hunt.pages()
+    exercises, losses = {}, (HERE / "losses.py").read_text(encoding="utf-8")
+    pages = [losses.replace(right, wrong) for right, wrong in BUGS]
     for (number, name), inputs in QUESTIONS.items():
         path, = HERE.glob(f"{number:02}_*.py")
         source = path.read_text(encoding="utf-8")
         if str(number) not in exercises:
             stub = (HERE.parent / path.name).read_text(encoding="utf-8").splitlines()[0]
             title, minutes, after = TITLE.match(stub).groups()
-            exercises[str(number)] = dict(file=path.name, title=title[0].upper() + title[1:], minutes=int(minutes),
+            title = title[0].upper() + title[1:]
+            exercises[str(number)] = dict(file=path.name, title=title, minutes=int(minutes),
                                           after=after, functions={})
         questions = [(*pages[:number == 10], *given) for given in inputs]
         mistakes = {hint: answers(changed(source, right, wrong), name, questions)
