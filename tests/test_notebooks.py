@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -113,7 +114,8 @@ def test_the_solutions_of_its_exercises_run(path, monkeypatch):
     monkeypatch.chdir(path.parent)
     monkeypatch.setenv("MPLBACKEND", "agg")
     cells, module = cells_of(path, "code"), {}
-    exec(cells[0]["source"], module)
+    with matplotlib.rc_context():
+        exec(cells[0]["source"], module)
     for cell in cells[1:]:
         imports = [node for node in ast.parse(cell["source"]).body
                    if isinstance(node, (ast.Import, ast.ImportFrom))]
