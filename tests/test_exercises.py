@@ -99,10 +99,9 @@ def test_temperature_mixture_and_posterior_agree_with_loops_and_differences():
     rng = np.random.default_rng(0)
     x, z, taus = rng.normal(size=5), rng.normal(size=3), [0.0, 0.7, 1.5]
     at = np.stack([decoder.choice_logps(torch.tensor(x), tau) for tau in taus])
-    choice_logps, mixture_logps = functions(1)["choice_logps"], functions(2)["mixture_logps"]
-    assert np.allclose([choice_logps(x, tau) for tau in taus], at)
+    assert np.allclose([functions(1)["choice_logps"](x, tau) for tau in taus], at)
     wanted = np.log(sum(p * np.exp(row) for p, row in zip(softmax(z), at)))
-    assert np.allclose(mixture_logps(x, np.log(softmax(z)), taus), wanted)
+    assert np.allclose(functions(2)["mixture_logps"](x, np.log(softmax(z)), taus), wanted)
     gradient = functions(3)["latent_gradient"](np.log(softmax(z))[None], at.T[:1])
     assert np.allclose(gradient[0], differences(
         lambda z: np.log(softmax(z) @ np.exp(at.T[0])), z), atol=1e-8)
@@ -126,7 +125,7 @@ def test_the_losses_agree_with_those_of_the_project(seed):
     assert f["joint_score"](tau, k, text, ref_text) == pytest.approx(lpo.joint(r).item())
     wanted = lpo.latent(with_reference).item()
     assert f["latent_score"](tau, text, ref_tau, ref_text) == pytest.approx(wanted)
-    loss = f["preference_loss"](np.array([wanted]), np.array([0.3]), 0.7)
+    loss, = f["preference_loss"](np.array([wanted]), np.array([0.3]), 0.7)
     assert loss == pytest.approx(math.log1p(math.exp(-0.7 * (wanted - 0.3))))
 
 
@@ -136,8 +135,8 @@ def test_the_mask_by_hand():
         [True, False, False], [True, True, False]]
     logps = np.log([[[1 / 2, 1 / 2], [1 / 4, 3 / 4]]])
     token = f["masked_score"](logps, np.array([[0, 1]]), np.array([[True, False]]))
-    sequence = f["masked_score"](logps[:, 1:], np.array([[1]]), np.array([[True, True, True]]))
-    assert [*token, *sequence] == pytest.approx([math.log(1 / 2), math.log(3 / 4)])
+    response = f["masked_score"](logps[:, 1:], np.array([[1]]), np.ones((1, 3), dtype=bool))
+    assert [*token, *response] == pytest.approx([math.log(1 / 2), math.log(3 / 4)])
 
 
 def test_rounds_agree_with_autograd():
@@ -213,7 +212,7 @@ def test_the_right_line_mends_a_bug_and_no_other_line_does(page):
 
 def command(*arguments):
     """-> exit status, what was printed"""
-    done = subprocess.run([sys.executable, str(FOLDER / "check.py"), *map(str, arguments)],
+    done = subprocess.run([sys.executable, FOLDER / "check.py", *map(str, arguments)],
                           capture_output=True, text=True, encoding="utf-8", timeout=300)
     assert "Traceback" not in done.stdout + done.stderr
     return done.returncode, done.stdout
