@@ -36,10 +36,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of wrong an
 every_function = pytest.mark.parametrize("number, name", QUESTIONS, ids=lambda x: str(x))
 
 
-def verdict(number, name, source, page=0):
+def verdict(number, name, source, hunt=0):
     """As check.graded, of the text of a file, in this process.  -> status, line, hints"""
     entry = KEY[str(number)]["functions"][name]
-    start = check.KEY["pages"][page:page + 1] if number == 10 else []
+    start = check.KEY["hunts"][hunt:hunt + 1] if number == 10 else []
     questions = [[*start, *given] for given in entry["questions"]]
     return check.verdict(make_key.answers(source, name, questions), entry)
 
@@ -193,17 +193,17 @@ def test_pairs_eta_and_gradients_agree_with_enumeration():
     assert np.allclose(mean, exact) and np.allclose(f["lpo_gradient"](x, text, r, 0.7), loss)
 
 
-@pytest.mark.parametrize("page", range(len(BUGS)))
-def test_the_right_line_mends_a_bug_and_no_other_line_does(page):
+@pytest.mark.parametrize("hunt", range(len(BUGS)))
+def test_the_right_line_mends_a_bug_and_no_other_line_does(hunt):
     """Returning a line unchanged is the cheapest guess: 40 lines, and none passes."""
-    right, wrong = BUGS[page]
-    lines = check.KEY["pages"][page].splitlines()
+    right, wrong = BUGS[hunt]
+    lines = check.KEY["hunts"][hunt].splitlines()
     passed = []
     for number, line in enumerate(lines, 1):
         if line.startswith(" ") and '"' not in line[:8]:
             for text in {line, line.replace(wrong, right)}:
                 source = f"def fix():\n    return {number}, {text!r}\n"
-                passed += [text] * (verdict(10, "fix", source, page)[0] == "right")
+                passed += [text] * (verdict(10, "fix", source, hunt)[0] == "right")
     assert len(passed) == 1 and right in passed[0]
 
 
@@ -261,7 +261,7 @@ def test_nothing_that_a_file_started_runs_on(tmp_path):
 
 
 def test_unwritable_folders_endless_limits_and_interrupts_end_in_sentences(monkeypatch, capsys):
-    monkeypatch.setattr(check, "PAGES", Path(os.devnull) / "bug_hunt")
+    monkeypatch.setattr(check, "HUNTS", Path(os.devnull) / "bug_hunt")
     assert check.main(["--solutions", "10", "1", "--timeout", "inf"]) == 0
     assert "cannot write" in capsys.readouterr().out
     process = subprocess.Popen([sys.executable, str(FOLDER / "check.py"), "--solutions"],

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from notebooks.exercises import runner  # noqa: E402
 from toy.files import program, write  # noqa: E402
 
-PAGES = ROOT / "out" / "bug_hunt"  # a module for each student number
+HUNTS = ROOT / "out" / "bug_hunt"  # a module for each student number
 
 
 def decoded(x):
@@ -82,22 +82,22 @@ def verdict(came, entry):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def page_of_hunt(student):
+def module_of_hunt(student):
     """The module in which a student hunts a bug; written to a file, unless there is one."""
-    page = KEY["pages"][student % len(KEY["pages"])]
-    path = PAGES / f"losses_{student}.py"
+    text = KEY["hunts"][student % len(KEY["hunts"])]
+    path = HUNTS / f"losses_{student}.py"
     try:
         if not path.exists():  # they may have put prints into it
-            write(path, page)
+            write(path, text)
         print(f"    student {student}: the module to search is {path}")
     except ValueError as error:
         print(f"    {error}")
-    return page
+    return text
 
 
 def graded(number, path, args):
     """Check one file, and print the verdict on each function.  -> list of "right", ..."""
-    statuses, start = [], [page_of_hunt(args.student)] if number == "10" else []
+    statuses, start = [], [module_of_hunt(args.student)] if number == "10" else []
     for name, entry in KEY["exercises"][number]["functions"].items():
         status, line, hints = "not yet", f": there is no {path.name} in {path.parent}", []
         if path.exists():

@@ -26,10 +26,10 @@ def pairs(module, rewards, how):
     return sorted([int(p), first(p, i), first(p, j)] for p, i, j in module.pairs(rewards, how))
 
 
-def fix(module, page, chosen, rejected, beta):
-    """Exercise 10: the page with the student's line in it.  -> its scores and loss"""
+def fix(module, text, chosen, rejected, beta):
+    """Exercise 10: the module with the student's line in it.  -> its scores and loss"""
     number, line = module.fix()
-    lines = page.splitlines()
+    lines = text.splitlines()
     old = lines[number - 1]
     lines[number - 1] = old[:len(old) - len(old.lstrip())] + " ".join(line.split())  # one line
     losses = types.ModuleType("losses")
@@ -69,13 +69,13 @@ def broken_rules(module, tasks, examples):
     """A sentence for each rule that the task breaks. examples: (prompt, text, reward, places)."""
     def some():
         rng = np.random.default_rng(3)
-        asked = [module.ask(rng) for _ in range(300)]
-        return asked, [module.answer(prompt, rng) for prompt in asked[:10]]
-    rng, (asked, _) = np.random.default_rng(5), some()
+        prompts = [module.ask(rng) for _ in range(300)]
+        return prompts, [module.answer(prompt, rng) for prompt in prompts[:10]]
+    rng, (prompts, _) = np.random.default_rng(5), some()
     if some() != some():
         yield "the same rng gave other examples; take all randomness from the rng that is given"
-    if len(set(asked)) < 150:
-        yield f"only {len(set(asked))} of 300 prompts differ; 150 are needed, to train and to test"
+    if len(set(prompts)) < 150:
+        yield f"only {len(set(prompts))} of 300 prompts differ; 150 are needed, to train and to test"
     own = {tuple(prompt.split()[1:3]) for prompt, *_ in examples}
     for name, other in tasks.TASKS.items():
         both = own & {tuple(other.ask(rng).split()[1:3]) for _ in range(100)}

@@ -36,7 +36,7 @@ def changed(source, right, wrong):
 def build():
     """-> what key.json holds"""
     exercises, losses = {}, (HERE / "losses.py").read_text(encoding="utf-8")
-    pages = [losses.replace(right, wrong) for right, wrong in BUGS]
+    hunts = [losses.replace(right, wrong) for right, wrong in BUGS]
     for (number, name), inputs in QUESTIONS.items():
         path, = HERE.glob(f"{number:02}_*.py")
         source = path.read_text(encoding="utf-8")
@@ -46,13 +46,13 @@ def build():
             title = title[0].upper() + title[1:]
             exercises[str(number)] = dict(file=path.name, title=title, minutes=int(minutes),
                                           after=after, functions={})
-        questions = [(*pages[:number == 10], *given) for given in inputs]
+        questions = [(*hunts[:number == 10], *given) for given in inputs]
         mistakes = {hint: answers(changed(source, right, wrong), name, questions)
                     for right, wrong, hint in WRONG[number, name] if name != "task"}
         exercises[str(number)]["functions"][name] = dict(
             steps=steps(source, name), questions=inputs, mistakes=mistakes,
             answers=answers(source, name, questions))
-    return dict(exercises=exercises, pages=pages)
+    return dict(exercises=exercises, hunts=hunts)
 
 
 def steps(source, name):
