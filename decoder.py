@@ -52,7 +52,7 @@ def has_memory(choice):
 
 def counts_of(written, V):
     """How often each token has been written in the response, without the prompt.  (R,t) -> (R,V)"""
-    counts = torch.zeros(len(written), V, device=written.device)
+    counts = torch.zeros(len(written), V, device=written.device, dtype=torch.float32)
     return counts.scatter_add(1, written, torch.ones_like(written, dtype=counts.dtype))
 
 
