@@ -1,6 +1,7 @@
 """What several files use: one finished run of the main job, and programs that run apart."""
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,16 @@ def program(*arguments, stdin=None, **environment):
                           encoding="utf-8", stdin=stdin,
                           env=os.environ | dict(OMP_NUM_THREADS="1") | environment)
     return done.returncode, done.stdout, re.sub(r".* left  .*\n", "", done.stderr)
+
+
+def as_program(monkeypatch, module, *arguments):
+    """python -m module arguments..., in this process  -> what it exits with"""
+    monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    try:
+        runpy.run_module(module, run_name="__main__")
+    except SystemExit as end:
+        return end.code
 
 
 @pytest.fixture(scope="session")
