@@ -19,7 +19,7 @@ from toy.options import parse
 torch.set_num_threads(1)  # the tensors are tiny
 ROOT = Path(__file__).parent.parent
 TINY = ("--experiments mix,vote --device cpu --n-layer 1 --n-head 2 --n-embd 16 "
-        "--pretrain-steps 30 --rounds 2 --prompts 9 --responses 6 --steps 2 --test-prompts 6 "
+        "--pretrain-steps 120 --rounds 2 --prompts 15 --responses 6 --steps 2 --test-prompts 6 "
         "--test-samples 2 --votes 4 --oracle-prompts 3 --choices 0,0.5,1.5").split()
 
 

@@ -317,7 +317,7 @@ def test_each_round_is_given_what_the_options_say(graded):
     seen = Watched(config(*ONE, *"--rounds 4 --lr 0.008 --beta 0.3 --model-lr 0.001".split()))
     assert [call.given for call in seen.updates] == [
         ("latent", 0.3, pytest.approx(lr), 2, 0.001) for lr in (0.008, 0.006, 0.004, 0.002)]
-    assert seen.prompts == [("constrained", "train", 9)] * 4
+    assert seen.prompts == [("constrained", "train", 15)] * 4
     prompts = [given[1] for given, _ in seen.responds]
     assert prompts[0] != prompts[1] and len({id(given[3]) for given, _ in seen.responds}) == 1
     assert {given[2] for given, _ in seen.responds} == {6}
@@ -340,7 +340,7 @@ def test_a_frozen_model_stays_as_it_is(graded):
         assert torch.equal(call.after[0], weights(seen.base))
 
 
-OPTIONS = ["--beta 5", "--lr 0.03", "--rounds 3", "--prompts 10", "--responses 8", "--steps 4",
+OPTIONS = ["--beta 5", "--lr 0.03", "--rounds 3", "--prompts 14", "--responses 8", "--steps 4",
            "--pairing all", "--pairing top-k --top-k 2", "--pairing top-k --top-k 1",
            "--reference initial", "--model-lr 0.01", "--choices 0,0.5,1.4", "--seed 1",
            "--choices 0,frequency=1"]
