@@ -174,8 +174,8 @@ def evaluating(model):
 def states(model, *inputs):
     """model(*inputs) -> logits, hidden; ValueError if that is not what it returns"""
     output = model(*inputs)
-    require(isinstance(output, tuple) and len(output) == 2, "the model must return a tuple (logits, "
-            "hidden), as model.GPT does; for models of transformers see real/hf.py")
+    require(isinstance(output, tuple) and len(output) == 2, "the model must return a tuple "
+            "(logits, hidden), as model.GPT does; for models of transformers see real/hf.py")
     return output
 
 
@@ -231,7 +231,7 @@ class Reader:
 
 
 def planned(temperature, B, T):
-    """The choices that are used without a decoder.  -> function: tokens so far (B,t) -> B choices"""
+    """The choices used without a decoder.  -> function: tokens so far (B,t) -> B choices"""
     if callable(temperature):
         return (lambda tokens: [temperature] * B) if hasattr(temperature, "name") else temperature
     table = torch.as_tensor(temperature, dtype=torch.float64, device="cpu")
@@ -266,8 +266,8 @@ def sample(logps, generator=None):
     uniform = torch.rand(len(logps), 1, dtype=torch.float64, device=device, generator=generator)
     threshold = uniform.to(logps.device) * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
-    require(index.max() < logps.shape[1], "nothing to sample from: the model or a choice gives NaN, "
-                                          "or probability 0 to every token")
+    require(index.max() < logps.shape[1], "nothing to sample from: the model or a choice gives "
+                                          "NaN, or probability 0 to every token")
     return index
 
 

@@ -1,11 +1,11 @@
 """The synthetic tasks: one noisy corpus, prompts, and exact rewards.
 
-The corpus is noisy on purpose. In every task except lists (`general`), each noisy place is a `slot`:
-one word, the mode, has probability 0.4, and nine others share the rest equally. At some places the
-mode is right and the others are wrong (a sum, an article, a required word); at other places the mode
-is dull and the others are as good (a noun, a verb). The distribution looks the same in both, so its
-shape does not show whether the temperature should be low or high. Nor does the position, since
-clauses have four to eleven words.
+The corpus is noisy on purpose. In every task except lists (`general`), each noisy place is a
+`slot`: one word, the mode, has probability 0.4, and nine others share the rest equally. At some
+places the mode is right and the others are wrong (a sum, an article, a required word); at other
+places the mode is dull and the others are as good (a noun, a verb). The distribution looks the same
+in both, so its shape does not show whether the temperature should be low or high. Nor does the
+position, since clauses have four to eleven words.
 
 A reward model would be one more function `reward(prompt, text) -> float`.
 """
@@ -289,7 +289,7 @@ def solution(prompt):
 
 
 def chain(digits, slips=None):
-    """Running sums as words, and the next operands between them; a wrong digit is used in the next sum.
+    """Running sums as words, the next operands between them; a wrong digit enters the next sum.
 
     The mode is the right sum. slips: the rng of the noise, None for none.
     """

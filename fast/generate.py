@@ -1,10 +1,10 @@
 """decoder.generate for a CUDA GPU: the same arguments and responses, in a fraction of the time.
 
-A GPU finishes the hundred small kernels of one token sooner than Python can launch them. So the step
-of one column is recorded as a CUDA graph and replayed, on keys and values kept in place (cache.py);
-compiled.py fuses it further. Finished rows are dropped now and then. Where nothing can be recorded
-(on a CPU, for other models than model.GPT, for choices that follow the text) this is
-decoder.generate. Tests compare the two, token for token with the same noise.
+A GPU finishes the hundred small kernels of one token sooner than Python can launch them. So the
+step of one column is recorded as a CUDA graph and replayed, on keys and values kept in place
+(cache.py); compiled.py fuses it further. Finished rows are dropped now and then. Where nothing can
+be recorded (on a CPU, for other models than model.GPT, for choices that follow the text) this is
+decoder.generate. Tests compare the two.
 
 B responses, of which R are not finished; T columns; K choices; V vocabulary size; C hidden width.
 """

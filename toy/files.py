@@ -111,8 +111,8 @@ def environment():
         if Path(git("rev-parse", "--show-toplevel") or "/") == ROOT:
             commit = git("describe", "--always", "--dirty", "--abbrev=10")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(python=platform.python_version(), torch=str(torch.__version__), gpu=gpu, commit=commit,
-                machine=platform.machine(), threads=torch.get_num_threads())
+    return dict(python=platform.python_version(), torch=str(torch.__version__), gpu=gpu,
+                commit=commit, machine=platform.machine(), threads=torch.get_num_threads())
 
 
 # --- seeds ----------------------------------------------------------------------------------------
