@@ -1,4 +1,4 @@
-"""model.py: its cache against a full pass, its first weights, and GPT-2's logits by transformers."""
+"""model.py: its cache against a full pass, its first weights, GPT-2's logits by transformers."""
 import math
 import re
 

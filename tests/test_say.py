@@ -139,8 +139,9 @@ def test_a_run_that_is_missing_or_changed_is_named(run, tmp_path, monkeypatch):
     (run / results["decoders"]["mix token latent"]).unlink()
     with pytest.raises(ValueError, match="decoder_mix_token_latent_.* is missing; run train_toy"):
         say.main([STORY, "--out", str(run)])
-    text = (run / "results.json").read_text(encoding="utf-8").replace('"n_embd": 16', '"n_embd": 32')
-    (run / "results.json").write_text(text, encoding="utf-8")
+    path = run / "results.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"n_embd": 16', '"n_embd": 32'), encoding="utf-8")
     with pytest.raises(ValueError, match="has changed since this run; run train_toy.py again"):
         say.main([STORY, "--level", "sequence", "--out", str(run)])
     assert as_program(monkeypatch, "toy.say", STORY, "--level", "word") == 2
