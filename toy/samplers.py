@@ -10,7 +10,7 @@ what is left; "temper, truncate" (as in transformers) does it the other way roun
 `min_p=.05@3` truncates first and `3@min_p=.05` tempers first.
 
 A penalty has a memory: it lowers the logits of tokens that the response has already (the prompt
-does not count). Servers call these frequency_penalty, presence_penalty and repetition_penalty. After
+does not count). Servers call them frequency_penalty, presence_penalty and repetition_penalty. After
 `|` comes a truncation of the model's own distribution, before the penalty; the temperature is last.
 
 (...,V): any leading dimensions and V tokens.
