@@ -1,0 +1,72 @@
+"""Plants every bug of planted_bugs.py in a copy of the project and requires that it is caught: by a
+wrong number, not by a crash."""
+import multiprocessing
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from planted_bugs import BUGS
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("lpo.py", "model.py", "decoder.py", "tasks.py", "train_toy.py", "test_lpo.py",
+          "pyproject.toml", "toy", "fast", "conformance/oracle.py", "tests")
+
+
+class Verdict:
+    """What the failures of a run of pytest were."""
+
+    def __init__(self):
+        self.kinds = set()
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.kinds.add("caught" if report.when == "call" and self.wrong_number else "crash")
+
+    def pytest_exception_interact(self, call):
+        self.wrong_number = call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
+
+
+def tried(job):
+    """In a forked process: run what must catch a bug on a copy that has it.  -> complaint or None"""
+    (name, file, right, wrong, caught_by), folder = job
+    path, test = folder / file, caught_by.split()
+    text = path.read_text(encoding="utf-8")
+    if text.count(right) < 1:
+        return f"{name}: its text is no longer in {file}"
+    path.write_text(text.replace(right, wrong), encoding="utf-8")
+    ours = {ROOT / part for part in (".", "tests", "conformance", "toy", "fast")}
+    for module in [m for m, of in sys.modules.items()
+                   if Path(getattr(of, "__file__", None) or "/").parent in ours]:
+        del sys.modules[module]
+    sys.path[:] = [str(folder / part) for part in ("", "tests", "conformance")] + sys.path
+    os.chdir(folder)
+    os.environ.pop("PYTEST_XDIST_WORKER", None)
+    sys.stdout = sys.stderr = open(os.devnull, "w")
+    verdict = Verdict()
+    pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp",
+                 str(folder / "temporary"), "-k", test[1], test[0]], plugins=[verdict])
+    return None if verdict.kinds == {"caught"} else f"{name}: {verdict.kinds or 'survived'}"
+
+
+def test_every_planted_bug_is_caught_by_a_wrong_number(tmp_path):
+    """Longer than most: a hundred bugs, each with a run of its own."""
+    for module in ("transformers", "safetensors.torch"):  # imported before the forks
+        pytest.importorskip(module)
+    assert len({name for name, *_ in BUGS}) == len(BUGS) > 100
+    jobs = []
+    for i, bug in enumerate(BUGS):
+        folder = tmp_path / str(i)
+        for name in COPIED:
+            source, target = ROOT / name, folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        jobs.append((bug, folder))
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+        complaints = [complaint for complaint in pool.map(tried, jobs, chunksize=1) if complaint]
+    assert not complaints, complaints
