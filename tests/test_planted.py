@@ -16,39 +16,53 @@ COPIED = ("lpo.py", "model.py", "decoder.py", "tasks.py", "train_toy.py", "test_
 
 
 class Verdict:
-    """What the failures of a run of pytest were."""
+    """Of what kind the failures of a run of pytest were."""
 
     def __init__(self):
         self.kinds = set()
 
-    def pytest_runtest_logreport(self, report):
-        if report.failed:
-            self.kinds.add("caught" if report.when == "call" and self.wrong_number else "crash")
-
     def pytest_exception_interact(self, call):
-        self.wrong_number = call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
+        wrong_number = call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
+        self.kinds.add("caught" if wrong_number else f"crash: {call.excinfo.exconly()[:80]}")
 
 
-def tried(job):
-    """In a forked process: run what must catch a bug on a copy that has it.  -> complaint or None"""
-    (name, file, right, wrong, caught_by), folder = job
-    path, test = folder / file, caught_by.split()
-    text = path.read_text(encoding="utf-8")
-    if text.count(right) < 1:
-        return f"{name}: its text is no longer in {file}"
-    path.write_text(text.replace(right, wrong), encoding="utf-8")
+def copied(folder):
+    """A copy of what tests need, to be changed.  -> the folder"""
+    for name in COPIED:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return folder
+
+
+def failures(folder, test, expression=""):
+    """Run a test file of a copy, in a process that ends after it.  -> kinds of failures"""
     ours = {ROOT / part for part in (".", "tests", "conformance", "toy", "fast")}
-    for module in [m for m, of in sys.modules.items()
-                   if Path(getattr(of, "__file__", None) or "/").parent in ours]:
+    for module in [m for m, of in sys.modules.items() if m != "__main__"
+                   and Path(getattr(of, "__file__", None) or "/").parent in ours]:
         del sys.modules[module]
     sys.path[:] = [str(folder / part) for part in ("", "tests", "conformance")] + sys.path
     os.chdir(folder)
     os.environ.pop("PYTEST_XDIST_WORKER", None)
     sys.stdout = sys.stderr = open(os.devnull, "w")
     verdict = Verdict()
-    pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp",
-                 str(folder / "temporary"), "-k", test[1], test[0]], plugins=[verdict])
-    return None if verdict.kinds == {"caught"} else f"{name}: {verdict.kinds or 'survived'}"
+    pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(folder / "temporary"),
+                 "-k", expression, test], plugins=[verdict])
+    return verdict.kinds
+
+
+def tried(job):
+    """What must catch a bug, on a copy that has it.  -> complaint or None"""
+    (name, file, right, wrong, caught_by), folder = job
+    text = (folder / file).read_text(encoding="utf-8")
+    if right not in text:
+        return f"{name}: its text is no longer in {file}"
+    (folder / file).write_text(text.replace(right, wrong), encoding="utf-8")
+    kinds = failures(folder, *caught_by.split())
+    return None if kinds == {"caught"} else f"{name}: {kinds or 'survived'}"
 
 
 def test_every_planted_bug_is_caught_by_a_wrong_number(tmp_path):
@@ -56,17 +70,7 @@ def test_every_planted_bug_is_caught_by_a_wrong_number(tmp_path):
     for module in ("transformers", "safetensors.torch"):  # imported before the forks
         pytest.importorskip(module)
     assert len({name for name, *_ in BUGS}) == len(BUGS) > 100
-    jobs = []
-    for i, bug in enumerate(BUGS):
-        folder = tmp_path / str(i)
-        for name in COPIED:
-            source, target = ROOT / name, folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, target)
-        jobs.append((bug, folder))
+    jobs = [(bug, copied(tmp_path / str(i))) for i, bug in enumerate(BUGS)]
     with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
         complaints = [complaint for complaint in pool.map(tried, jobs, chunksize=1) if complaint]
     assert not complaints, complaints
