@@ -34,9 +34,11 @@ LIKELIEST = {  # file -> test files, likeliest first
     "fast/generate.py": "fast decoder lpo", "fast/compiled.py": "fast", "fast/record.py": "fast"}
 COSMETIC = set("""lw ms size figsize fontsize dpi alpha rotation width height va ha color ls marker
     layout help file flush end encoding fc boxstyle weight family prog metavar ncols lead
-    initial_indent subsequent_indent bbox_to_anchor loc description title xlabel ylabel label""".split())
+    initial_indent subsequent_indent bbox_to_anchor loc description title xlabel ylabel
+    label""".split())
 COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=",
-               ast.NotEq: "==", ast.In: "not in", ast.NotIn: "in", ast.Is: "is not", ast.IsNot: "is"}
+               ast.NotEq: "==", ast.In: "not in", ast.NotIn: "in", ast.Is: "is not",
+               ast.IsNot: "is"}
 OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*",
              ast.Mod: "*", ast.Pow: "*", ast.BitAnd: "|", ast.BitOr: "&"}
 

@@ -172,10 +172,11 @@ def test_the_sequence_level_keeps_its_choice_to_the_end():
     decoder = AdaptiveDecoder(2, (0.0, 1e9), "sequence")
     even, odd = torch.tensor([50.0, -50.0]), torch.tensor([-50.0, 50.0])
     decoder.forward = lambda hidden: torch.where(hidden[..., 1:] % 2 == 0, even, odd)
-    rollout = generate(Counting(), [[i] for i in range(2, 10)], 45, decoder=decoder, eos=[44, 45],
+    starts = range(9, 1, -1)  # the first end first
+    rollout = generate(Counting(), [[i] for i in starts], 45, decoder=decoder, eos=[44, 45],
                        generator=seeded())
-    assert rollout.tau_idx.tolist() == [[0], [1]] * 4
-    for start, row, keep in zip(range(2, 10, 2), rollout.tokens[::2], rollout.mask[::2]):
+    assert rollout.tau_idx.tolist() == [[1], [0]] * 4
+    for start, row, keep in list(zip(starts, rollout.tokens, rollout.mask))[1::2]:
         assert row[keep].tolist() == list(range(start + 1, 45))
 
 

@@ -304,6 +304,20 @@ def test_every_option_runs_to_the_end(arguments, run):
     assert {path.stem for path in run.glob("*.png")} >= {"rewards", "temperatures", "text"}
 
 
+def test_test_prompts_are_the_same_for_every_seed_and_the_oracle_has_others(run, monkeypatch):
+    """Bug: an oracle searched on test prompts."""
+    calls, sample_prompts = [], train_toy.sample_prompts
+    monkeypatch.setattr(train_toy, "sample_prompts", lambda *given: (
+        calls.append((given[:3], sample_prompts(*given))), calls[-1][1])[1])
+    again(run)
+    assert [given for given, _ in calls] == [
+        (experiment, split, n) for experiment in ("mix", "vote")
+        for split, n in (("test", 6), ("validation", 3))]
+    before, calls[:] = list(calls), []
+    again(run, "--seed", 1, "--pretrain-steps", 60, "--prompts", 60, "--rounds", 1)
+    assert [call for call in calls if call[0][1] != "train"] == before
+
+
 class Malicious:
     def __reduce__(self):
         return exec, ("open('was_executed', 'w')",)
