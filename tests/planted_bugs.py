@@ -154,8 +154,8 @@ GENERATION = "tests/test_decoder.py", "decoder.py", [
      "newest = torch.arange(R, device=new.device), S - 1", "test_with_and_without")]
 
 MODEL = "tests/test_model.py", "model.py", [
-    ("cache positions off by one", "weight[used:used + T]", "weight[used + 1:used + T + 1]",
-     "test_without_padding"),
+    ("cache positions off by one", "weight[used:used + T]",
+     "weight[used + (used > 0):used + (used > 0) + T]", "test_without_padding"),
     ("padding moves no position", "(columns - pad[:, None]).clamp(min=0)",
      "columns.expand(len(idx), -1)",
      "test_the_cache"),

@@ -1,19 +1,16 @@
-"""What theory says exactly: the optimum of the population loss, DPO as TRL computes it, and
-properties that hold for any numbers."""
+"""What theory says exactly: the optimum of the population loss, and properties that hold for any
+numbers."""
 import math
-from collections import defaultdict
-from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoder import choice_logps, counts_of, sample, temperature_logps
+from decoder import choice_logps, sample
 from fast.generate import sample as fast_sample
 from lpo import SCORES, VARIANTS, ResponseLogps, lpo_loss
 from test_lpo import FORMS, arrays, made_up, side
-from toy.samplers import CUTS, PENALTIES, Penalty, Setting
 
 
 def property_of(**cases):
@@ -51,50 +48,6 @@ def test_the_population_optimum_of_the_separate_loss(level):
         return loss
     optimizer.step(closure)
     assert torch.allclose(logits.softmax(-1), (ref + r / beta).softmax(-1), atol=1e-8)
-
-
-def test_one_temperature_is_the_dpo_of_trl():
-    """K = 1: joint and latent are TRL's own DPO loss on logits / tau, called without a trainer and
-    with stubs for models that return the log-probabilities."""
-    trl = pytest.importorskip("trl")
-    B, T, V, tau, beta = 3, 5, 7, 0.6, 0.3
-    gen = torch.Generator().manual_seed(0)
-    tokens = torch.randint(V, (2 * B, T), generator=gen)
-    mask = torch.arange(T) < torch.randint(1, T + 1, (2 * B, 1), generator=gen)
-    logits, ref_logits = torch.randn(2, 2 * B, T, V, generator=gen, dtype=torch.float64)
-
-    class Stub(torch.nn.Module):
-        is_gradient_checkpointing = False
-
-        def __init__(self, logits):
-            super().__init__()
-            logps = (logits / tau).log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
-            nothing = torch.zeros(2 * B, T)
-            self.outputs = SimpleNamespace(log_probs=logps * mask, entropy=nothing,
-                                           mean_logits=nothing, is_top1=nothing.bool())
-
-        def forward(self, **inputs):
-            return self.outputs
-    trainer = SimpleNamespace(
-        model=Stub(logits).eval(), ref_model=Stub(ref_logits), beta=beta, loss_types=["sigmoid"],
-        loss_weights=[1.0], f_divergence_type="reverse_kl", ld_alpha=None, use_weighting=False,
-        aux_loss_enabled=False, precompute_ref_logps=False, _total_train_tokens=0, _tp_size=1,
-        _metrics=defaultdict(lambda: defaultdict(list)),
-        args=SimpleNamespace(gradient_checkpointing_kwargs=None),
-        accelerator=SimpleNamespace(device="cpu", gather=lambda x: x,
-                                    gather_for_metrics=lambda x: x))
-    prompt = torch.zeros(2 * B, 1, dtype=torch.long)
-    inputs = dict(input_ids=torch.cat([prompt, tokens], 1), attention_mask=torch.ones(2 * B, T + 1),
-                  completion_mask=torch.cat([prompt, mask.long()], 1))
-    theirs = trl.DPOTrainer._compute_loss(trainer, trainer.model, inputs, return_outputs=False)
-
-    def of(rows):
-        return ResponseLogps(torch.zeros(B, T, 1), torch.zeros(B, T, dtype=torch.long), mask[rows],
-                             temperature_logps(logits[rows], tokens[rows], [tau]),
-                             temperature_logps(ref_logits[rows], tokens[rows], [tau]))
-    for variant in ("joint", "latent"):
-        ours = lpo_loss(of(slice(B)), of(slice(B, None)), variant, beta).mean()
-        assert ours.item() == pytest.approx(theirs.item(), abs=1e-12)
 
 
 @property_of(beta=st.floats(0.01, 20), **SIDES)
@@ -204,17 +157,3 @@ def test_both_samplers_stay_in_the_vocabulary(row, tau, seed):
     for index in (sample(choice_logps(logits, tau), gen),
                   fast_sample(logits, torch.tensor([tau]).float(), gen)):
         assert 0 <= index.item() < len(row)
-
-
-@property_of(row=st.lists(st.floats(-30, 30), min_size=2, max_size=6), tau=TAUS,
-             kind=st.sampled_from([*CUTS, *PENALTIES]), value=st.floats(0.01, 1),
-             text=st.lists(st.integers(0, 1), max_size=4))
-def test_any_setting_gives_log_probabilities(row, tau, kind, value, text):
-    assume(kind != "top_k" or value == 1)
-    logits = torch.tensor([row], dtype=torch.float64)
-    if kind in PENALTIES:
-        counts = counts_of(torch.tensor([text], dtype=torch.long), len(row))
-        logps = Penalty(kind, value, tau)(logits, counts)
-    else:
-        logps = Setting(kind, value, tau)(logits)
-    assert not logps.isnan().any() and logps.exp().sum().item() == pytest.approx(1)

@@ -9,7 +9,7 @@ import torch
 
 import train_toy
 from conftest import config
-from decoder import AdaptiveDecoder, Rollout, generate
+from decoder import AdaptiveDecoder, Rollout
 from lpo import ResponseLogps
 from model import GPT, GPTConfig
 from tasks import EOS, PROMPT_LENGTH, TASKS, VOCAB_SIZE, decode, encode, split_of
@@ -482,19 +482,3 @@ def test_a_base_seed_gives_its_own_weights():
     assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
     assert vars(models.new_model(1, 2, 16).config) == dict(
         vocab_size=VOCAB_SIZE, block_size=8 + 45, n_layer=1, n_head=2, n_embd=16)
-
-
-def test_a_small_model_learns_answers_and_their_end(monkeypatch):
-    """From four texts in a hundred steps. Bugs: no end of text, targets one place off, a model that
-    looks ahead."""
-    texts = [("please sum up 3 4 9 1 :", "7 ."), ("please sum up 5 4 9 1 :", "9 6 ."),
-             ("please sum up 3 8 9 1 :", "1 0 1 ."), ("please sum up 0 0 0 0 :", "0")]
-    rows = [[*encode(prompt), *encode(text), EOS] for prompt, text in texts]
-    idx = torch.tensor([row + [-1] * (13 - len(row)) for row in rows])
-    monkeypatch.setattr(models, "batches", lambda steps, *_: ([idx] for _ in range(steps)))
-    cfg = config("--pretrain-steps", 150, "--pretrain-lr", 0.02)
-    model = models.new_model(1, 2, 16)
-    model.load_state_dict(models.pretrain(cfg)["model"])
-    rollout = generate(model, [encode(prompt) for prompt, _ in texts], 6, temperature=0, eos=EOS)
-    for (_, text), ids, mask in zip(texts, rollout.tokens, rollout.mask):
-        assert ids[mask].tolist() == [*encode(text), EOS]
