@@ -234,7 +234,7 @@ def test_rare_tokens_are_together_as_frequent_as_they_should_be():
     first = 1 / (1 + (V - 1) * math.exp(-18))
     with pytest.MonkeyPatch.context() as patch:
         for u in (first - 1e-5, first + 1e-5, 1 - 1e-4):
-            patch.setattr(torch, "rand", lambda *_, **__: torch.tensor([[u]], dtype=torch.float64))
+            patch.setattr(torch, "rand", lambda *_, dtype, **__: torch.tensor([[u]], dtype=dtype))
             expected = 0 if u < first else 1 + (u - first) / (1 - first) * (V - 1)
             index = sample(logits.log_softmax(-1)).item()
             assert abs(index - expected) <= 1e-5 / (1 - first) * V * (u > first)

@@ -38,7 +38,7 @@ def test_what_is_not_random_is_what_the_plain_loop_writes(policy, monkeypatch):
     """Rows end and are dropped every three columns. Bugs: rows dropped while their choices, counts
     or cache stay; one position for all prompts; a first token from padding; another's row."""
     monkeypatch.setattr(fast.generate, "COLUMNS", 3)
-    model, prompts = rough_model(block_size=160, seed=14), [
+    model, prompts = rough_model(block_size=160, seed=3), [
         [i, j, 3][:2 + i % 2] for i in range(10) for j in (1, 7)]
     given = policy
     if "choices" in policy:

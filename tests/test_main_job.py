@@ -4,7 +4,6 @@ KILLS=20 python -m pytest tests/test_main_job.py -k killed    kills it at 20 ran
 """
 import ast
 import io
-import json
 import math
 import os
 import pickle
@@ -27,7 +26,7 @@ from hypothesis import strategies as st
 
 import tasks
 import train_toy
-from conftest import ROOT, TINY, config, program
+from conftest import ROOT, TINY, config
 from toy import evaluate, figures, files, options
 from toy.options import parse
 from train_toy import QUICK, Config, checked
