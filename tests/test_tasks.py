@@ -133,6 +133,7 @@ class Script:
         self.numbers = list(numbers)
 
     def random(self):
+        assert self.numbers, "more numbers are taken"
         return self.numbers.pop(0)
 
     def choice(self, words, p):
