@@ -308,12 +308,10 @@ def test_test_prompts_are_the_same_for_every_seed_and_the_oracle_has_others(run,
     calls, sample_prompts = [], train_toy.sample_prompts
     monkeypatch.setattr(train_toy, "sample_prompts", lambda *given: (
         calls.append((given[:3], sample_prompts(*given))), calls[-1][1])[1])
-    again(run)
-    assert [given for given, _ in calls] == [
-        (experiment, split, n) for experiment in ("mix", "vote")
-        for split, n in (("test", 6), ("validation", 3))]
+    again(run, "--experiments", "mix")
+    assert [given for given, _ in calls] == [("mix", "test", 6), ("mix", "validation", 3)]
     before, calls[:] = list(calls), []
-    again(run, "--seed", 1, "--pretrain-steps", 60, "--prompts", 60, "--rounds", 1)
+    again(run, "--experiments", "mix", "--seed", 1, "--pretrain-steps", 60, "--rounds", 1)
     assert [call for call in calls if call[0][1] != "train"] == before
 
 
