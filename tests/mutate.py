@@ -71,8 +71,7 @@ def changes(node):
             f"{ast.unparse(node.comparators[0])})")
     elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
         x = node.value
-        more = x + 1 if isinstance(x, int) else 2 * x + (x == 0)
-        yield repr(not x if isinstance(x, bool) else more)
+        yield repr(not x if isinstance(x, bool) else 2 * x if x and isinstance(x, float) else x + 1)
     elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         yield f"(({ast.unparse(node.left)}) {OPERATORS[type(node.op)]} ({ast.unparse(node.right)}))"
     elif isinstance(node, ast.UnaryOp):
@@ -143,8 +142,7 @@ def main():
                 print(f"survived: {file}:{line}: {right[:80]} -> {wrong[:80]}", flush=True)
     for file in sorted({file for file, _ in tally}):
         print(f"{file}: {tally[file, False]} of {tally[file, False] + tally[file, True]} caught")
-    caught = sum(n for (_, alive), n in tally.items() if not alive)
-    print(f"all: {caught} of {len(chosen)} caught, {time.monotonic() - start:.0f} s")
+    print(f"all: {len(chosen)}, {time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":
