@@ -19,7 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / part) for part in ("tests", "conformance", ".")]
-import conftest  # noqa: E402, F401  and with it torch, before the forks
+import conftest  # noqa: E402, F401  and with it torch, imported before the forks
+import transformers.models.gpt2.modeling_gpt2  # noqa: E402, F401
 from test_planted import copied, failures  # noqa: E402
 
 DEFAULT = ["lpo.py", "model.py", "decoder.py", "tasks.py", "train_toy.py", "toy", "fast"]
