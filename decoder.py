@@ -230,6 +230,7 @@ def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
             elif t == 0 or decoder.level == "token":
                 choices = decoder.choices
                 tau_logps = decoder(hidden)  # (R,K)
+                require(not tau_logps.isnan().any(), "the decoder gives NaN")
                 k = tau_logps.argmax(-1) if greedy else sample(tau_logps, generator)
 
             # Sample a token per row, from the distribution at its choice.
