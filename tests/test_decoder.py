@@ -214,7 +214,8 @@ def test_counts_are_of_the_response_and_exclude_the_token():
     seen = []
 
     def looking(logits, counts):
-        seen.append(counts.tolist())
+        assert counts.shape == logits.shape
+        seen.append(counts.view(2, 50).tolist())
         return logits.log_softmax(-1)
     looking.name, looking.memory = "looking", True
     rollout = generate(Counting(), [[7, 7, 7], [1]], 3, temperature=looking, generator=seeded())
@@ -365,15 +366,15 @@ REQUEST = dict(prompts=PROMPTS, max_new_tokens=3, decoder=rough_decoder())
 @pytest.mark.parametrize("changes, words", [
     (dict(decoder=None), "give either a decoder or a temperature"),
     (dict(temperature=0.5), "give either a decoder or a temperature"),
-    (dict(tau_select="best"), "tau_select 'best': sample or greedy"),
+    (dict(tau_select="best"), "tau_select is 'best'; give sample or greedy"),
     (dict(max_new_tokens=0), "max_new_tokens is 0; give 1 or more"),
     (dict(max_new_tokens=12), "a prompt of 5 tokens and 12 new ones exceed the model's context of"),
     (dict(prompts=[]), "give prompts of at least one token each"),
     (dict(prompts=[[1], []]), "give prompts of at least one token each"),
     (dict(prompts=[[1], [11]]), "idx has ids outside 0 to 10"),
     (dict(prompts=[[-1]]), "idx has ids outside 0 to 10"),
-    (dict(eos=50256), r"eos \[50256\] is not below 11"),
-    (dict(eos=[3, -1]), r"eos \[3, -1\] is not below 11"),
+    (dict(eos=50256), r"eos is \[50256\]; give ids below 11"),
+    (dict(eos=[3, -1]), r"eos is \[3, -1\]; give ids below 11"),
     (dict(decoder=None, temperature=-0.5), "choices are"),
     (dict(decoder=None, temperature=math.nan), "choices are"),
     (dict(decoder=None, temperature=1e31), "choices are"),
@@ -394,7 +395,7 @@ def test_a_model_that_returns_something_else_is_refused_in_a_sentence():
     config = transformers.GPT2Config(vocab_size=61, n_positions=16, n_embd=8, n_layer=1, n_head=2)
     for call in (lambda lm: generate(lm, [[3, 4]], 4, temperature=1.0),
                  lambda lm: aligned(lm, [[3, 4]], torch.tensor([[1]]))):
-        with pytest.raises(ValueError, match=r"must return a tuple \(logits, hidden\)"):
+        with pytest.raises(ValueError, match=r"must return \(logits, hidden\)"):
             call(transformers.GPT2LMHeadModel(config))
 
 
@@ -409,8 +410,9 @@ def test_scores_that_cannot_be_given_are_refused():
     decoder.mlp[0].weight.data.fill_(math.nan)
     with pytest.raises(ValueError, match="tau_logps has NaN"):
         response_logps(model, decoder, PROMPTS, rollout)
-    with pytest.raises(ValueError, match="nothing to sample from"):
-        generate(model, PROMPTS, 4, decoder=decoder)
+    for select in ("sample", "greedy"):
+        with pytest.raises(ValueError, match="the decoder gives NaN"):
+            generate(model, PROMPTS, 4, decoder=decoder, tau_select=select)
 
 
 def test_compiled_generation_needs_a_gpu_and_temperatures():

@@ -104,7 +104,7 @@ def test_a_device_that_is_missing_is_named(capsys, monkeypatch):
 
 WRITTEN = {  # an option as it is written, and as it is read
     "experiments": ("vote, mix", ("vote", "mix")), "levels": ("sequence", ("sequence",)),
-    "variants": ("nll,joint,latent_exact", ("nll", "joint", "latent_exact")),
+    "variants": ("nll,joint,separate", ("nll", "joint", "separate")),
     "choices": ("0,1e30, 0.25, , 3@min_p=.05,frequency=1",
                 (0.0, 1e30, 0.25, "3@min_p=0.05", "frequency=1")),
     "beta": ("0.125", 0.125), "lr": ("1e-9", 1e-9), "rounds": ("1", 1), "prompts": ("9", 9),

@@ -99,11 +99,11 @@ def test_limits_of_what_a_model_takes():
         with pytest.raises(ValueError, match="idx has ids outside 0 to 6"):
             model(torch.tensor(wrong))
     for T in (0, 5):
-        with pytest.raises(ValueError, match=f"{T} tokens; give 1 to 4"):
+        with pytest.raises(ValueError, match=f"{T} tokens do not fit into the context; give 1 to 4"):
             model(torch.zeros(1, T, dtype=torch.long))
     cache = model.new_cache(1, 4)
     model(torch.tensor([[1, 2, 3]]), cache)
-    with pytest.raises(ValueError, match="2 tokens; give 1 to 1"):
+    with pytest.raises(ValueError, match="2 tokens do not fit into the context; give 1 to 1"):
         model(torch.tensor([[1, 2]]), cache)
     model(torch.tensor([[3]]), cache)
     assert cache.used == 4
@@ -188,7 +188,7 @@ def test_weights_that_are_not_this_models_are_refused():
     model.load_hf_state_dict(state | tied | masks)
     without = {name: x for name, x in state.items() if name != "h.1.mlp.c_fc.bias"}
     for wrong, words in (
-            (without, r"these weights are not a GPT-2's of .*\['h.1.mlp.c_fc.bias'\]"),
+            (without, r"these weights do not fit .*\['h.1.mlp.c_fc.bias'\]"),
             (state | {"h.2.ln_1.bias": torch.ones(12)}, r"\['h.2.ln_1.bias'\]"),
             (state | {"wpe.weight": torch.ones(3, 12)}, "'wpe.weight'"),
             (state | {"lm_head.weight": state["wte.weight"] + 1}, "lm_head.weight differs"),
