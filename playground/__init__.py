@@ -3,6 +3,7 @@
     build.py    makes index.html, from the files that train_toy.py keeps and the sources below
     page.html   the page's parts, in their order
     style.css   how it looks
+    texts.json  what it says of each task
     engine.js   the language model, the AdaptiveDecoder and the sampler
     tasks.js    the tasks: prompts, grammar, rewards
     lpo.js      the loss, its gradient, AdamW, the rounds

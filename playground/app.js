@@ -215,8 +215,7 @@ const fixed_labels = () => [...Array.from({ length: 13 }, (_, i) => i / 10),
                             ...state.source.choices.filter(label => !is_number(label))];
 
 function set_slider(id, value, text, most) {
-  Object.assign(by_id(id), { max: most, value });
-  by_id(id).setAttribute("aria-valuetext", text);
+  Object.assign(by_id(id), { max: most, value, ariaValueText: text });
   show(`${id}_value`, text);
 }
 
@@ -383,17 +382,16 @@ function contest() {
 // --- the address ---------------------------------------------------------------------------------
 
 const whole = (text, most) => (/^\d{1,9}$/.test(text) && text <= most ? Number(text) : null);
-const part = (name, value) => (value === null || value === undefined ? null : { [name]: value });
 
-// What an address may say: text -> a part of the state, or null
+// What an address may say: the part of the state, and how a text becomes it; null if it cannot
 const ADDRESS = {
-  task: text => part("prompt", tasks_here().includes(text) ? examples(text)[0] : null),
-  prompt: text => part("prompt", own_prompt(text).prompt),
-  choices: text => part("source", sources[whole(text, data.sets.length - 1) ?? -1]),
-  fixed: text => part("fixed", fixed_labels().find(label => String(label) === text)),
-  level: text => part("level", Object.keys(TEXTS.levels).find(level => level === text)),
-  round: text => part("round", whole(text, state.source.training.rounds)),
-  seed: text => part("seed", whole(text, MOST_SEED)),
+  task: ["prompt", text => (tasks_here().includes(text) ? examples(text)[0] : null)],
+  prompt: ["prompt", text => own_prompt(text).prompt],
+  choices: ["source", text => sources[whole(text, data.sets.length - 1) ?? -1]],
+  fixed: ["fixed", text => fixed_labels().find(label => String(label) === text)],
+  level: ["level", text => Object.keys(TEXTS.levels).find(level => level === text)],
+  round: ["round", text => whole(text, state.source.training.rounds)],
+  seed: ["seed", text => whole(text, MOST_SEED)],
 };
 
 function write_address() {
@@ -407,9 +405,10 @@ function read_address() {
   const given = new URLSearchParams(location.hash.slice(1)), wrong = [];
   for (const name of new Set([...Object.keys(ADDRESS), ...given.keys()])) {
     if (!given.has(name)) continue;
-    const valid = Object.hasOwn(ADDRESS, name) && ADDRESS[name](given.get(name));
-    if (valid) Object.assign(state, valid);
-    else wrong.push(brief(`${name}=${given.get(name)}`));
+    const [part, value_of] = Object.hasOwn(ADDRESS, name) ? ADDRESS[name] : ["", () => null];
+    const value = value_of(given.get(name)) ?? null;
+    if (value === null) wrong.push(brief(`${name}=${given.get(name)}`));
+    else state[part] = value;
   }
   ask(state.prompt);
   if (wrong.length) tell(`The address has ${wrong.slice(0, 5).join(", ")}, which is left out.`);

@@ -30,7 +30,12 @@ function start_training() {
   const { choices } = source, level = by_id("train_level").value;
   const cfg = { ...source.training, experiment, level, choices, prompts, responses };
   const n = Number(by_id("train_runs").value);
-  if (settings !== JSON.stringify(cfg) || runs.length + n > MOST_RUNS) forget_runs();
+  if (settings !== JSON.stringify(cfg) || runs.length + n > MOST_RUNS) {  // begin anew
+    runs = [];
+    sources.splice(data.sets.length);
+    state.source = sources.find(of => of.choices === choices);
+    refresh();
+  }
   settings = JSON.stringify(cfg);
   const alike = runs.filter(run => run.cfg.shuffled === shuffled);
   const first = Math.max(state.seed, ...alike.map(run => run.cfg.seed + 1));
@@ -80,13 +85,6 @@ function end_run(run) {
   }
   is_shown = true;
   refresh();
-}
-
-function forget_runs() {
-  const { choices } = state.source;
-  runs = [];
-  sources.splice(data.sets.length);
-  state.source = sources.find(source => source.choices === choices);
 }
 
 // --- what a worker says --------------------------------------------------------------------------
