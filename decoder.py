@@ -230,6 +230,7 @@ def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
             elif t == 0 or decoder.level == "token":
                 choices = decoder.choices
                 tau_logps = decoder(hidden)  # (R,K)
+                require(not tau_logps.isnan().any(), "the decoder gives NaN")
                 k = tau_logps.argmax(-1) if greedy else sample(tau_logps, generator)
 
             # Sample a token per row, from the distribution at its choice.
@@ -252,10 +253,8 @@ def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
 
 def planned(temperature, B, T):
     """What to use in place of a decoder.  -> a function: tokens so far (B,t) -> B choices"""
-    if hasattr(temperature, "name"):
-        return lambda tokens: [temperature] * B
     if callable(temperature):
-        return temperature
+        return (lambda tokens: [temperature] * B) if hasattr(temperature, "name") else temperature
     table = torch.as_tensor(temperature, dtype=torch.float64, device="cpu")
     fits = [n in (1, size) for n, size in zip(reversed(table.shape), (T, B))]
     require(table.dim() <= 2 and all(fits), f"temperature is {*table.shape,}; give {(B, T)}")

@@ -24,8 +24,9 @@ class GPTConfig:
     n_embd: int
 
     def __post_init__(self):
-        if min(vars(self).values()) < 1 or self.n_embd % self.n_head:
-            raise ValueError(f"{self}: give numbers >= 1, and n_embd a multiple of n_head")
+        whole = all(type(size) is int and size >= 1 for size in vars(self).values())
+        if not whole or self.n_embd % self.n_head:
+            raise ValueError(f"{self}: give whole numbers >= 1, and n_embd a multiple of n_head")
 
 
 class Cache:

@@ -30,7 +30,7 @@ from toy.models import new_model, pretrain, restored
 from toy.options import option, parse
 from toy.samplers import choice_of, label
 
-PAIRINGS = ("best-worst", "top-k", "all")
+PAIRINGS, REFERENCES = ("best-worst", "top-k", "all"), ("round", "initial")
 TIE = 1e-6  # rewards closer than this share of the larger one are equal but for rounding
 
 
@@ -41,7 +41,7 @@ class Config:
     variants: tuple = option(("latent",), "losses", choices=VARIANTS)
     choices: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), "what the decoder picks among: "
                             "temperatures, or samplers as in min_p=.05@3 (toy/samplers.py)")
-    beta: float = option(0.5, "scale of the score difference; larger stays closer to a reference")
+    beta: float = option(0.5, "scale of the margin; larger stays closer to a reference")
     lr: float = option(2e-3, "learning rate of the decoder; falls linearly over the rounds")
     rounds: int = option(6, "rounds of sampling, rewarding, pairing and updating")
     prompts: int = option(120, "training prompts per round")
@@ -49,10 +49,8 @@ class Config:
     steps: int = option(20, "gradient steps per round, each on all pairs of the round")
     pairing: str = option("best-worst", "which responses make pairs", choices=PAIRINGS)
     top_k: int = option(3, "k of --pairing top-k, which needs two criteria")
-    reference: str = option("round", "the model and decoder that sampled the round's pairs, or "
-                            "those of the first round", choices=("round", "initial"))
-    decoder_reference: bool = option(False, "subtract the decoder's reference in joint and "
-                                     "separate, as latent does")
+    reference: str = option("round", "the policy of this round or of one", choices=REFERENCES)
+    decoder_reference: bool = option(False, "a decoder reference in joint and separate too")
     model_lr: float = option(0.0, "learning rate of the language model; 0: frozen", zero=True)
     seed: int = option(0, "of the base model and the decoders", zero=True)
     device: str = option("auto", "cpu, cuda, or auto: a CUDA GPU if there is one")
@@ -76,15 +74,15 @@ def checked(cfg):
     """The options, with choices as labels; ValueError if they do not fit together."""
     choices = tuple(map(choice_of, cfg.choices))
     AdaptiveDecoder(1, choices)  # refuses what is not a choice
+    new_model(cfg.n_layer, cfg.n_head, cfg.n_embd)  # refuses sizes that do not fit
     require(choices != (0.0,), "--choices 0 gives one response per prompt and no pair; add others")
-    require("latent_exact" not in cfg.variants or cfg.levels == ("sequence",),
-            "latent_exact is for the sequence level only; add --levels sequence")
-    top_k = cfg.top_k if cfg.pairing == "top-k" else 1
-    require(cfg.responses >= 2 * top_k, f"--responses is {cfg.responses}; give {2 * top_k} or more")
+    if "latent_exact" in cfg.variants:
+        require(cfg.levels == ("sequence",), "latent_exact needs --levels sequence")
+    least = 2 * cfg.top_k if cfg.pairing == "top-k" else 2
+    require(cfg.responses >= least, f"--responses is {cfg.responses}; give {least} or more")
     for experiment in cfg.experiments:
         check_experiment(experiment, cfg.pairing == "top-k", train=cfg.prompts,
                          validation=cfg.oracle_prompts, test=cfg.test_prompts)
-    new_model(cfg.n_layer, cfg.n_head, cfg.n_embd)  # refuses sizes that do not fit
     return replace(cfg, choices=tuple(map(label, choices)))
 
 
@@ -95,16 +93,15 @@ def make_pairs(rewards, pairing="best-worst", second=None, k=3):
     """Chosen and rejected responses to each prompt.  (P,N) -> two lists of indices into P*N
 
     best-worst: the best response against the worst. all: every two responses of unequal reward.
-    top-k, where two rewards (P,N) matter, as in the paper: of the k best by the first, the one that
-    is best by the second; against it, of the k worst by the first, the worst by the second.
-    A tie makes no pair. Raises ValueError on rewards that are not finite numbers (P,N), and on
-    other pairings.
+    top-k, where two rewards (P,N) matter, as in the paper: of the k best by the first, the best by
+    the second; against it, of the k worst by the first, the worst by the second. A tie makes no
+    pair. Raises ValueError on rewards that are not finite numbers, and on other pairings.
     """
     require(pairing in PAIRINGS, f"unknown pairing {pairing!r}; choose from {', '.join(PAIRINGS)}")
     rewards = finite_numbers("rewards", rewards)
-    second = rewards if second is None else finite_numbers("second rewards", second)
-    require(second.shape == rewards.shape, "give second rewards of the same shape as the first")
     if pairing == "top-k":
+        second = finite_numbers("second rewards", second)
+        require(second.shape == rewards.shape, "second rewards of another shape")
         most = rewards.shape[1] // 2
         require(1 <= k <= most, f"top_k is {k}; of {rewards.shape[1]} responses give 1 to {most}")
     chosen, rejected = [], []
@@ -129,8 +126,7 @@ def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=
 
     reference: (model, decoder or None), which are not changed. sides: the chosen and the rejected
     responses, each as (B prompts, Rollout of B). With model_lr 0 the language model is frozen; its
-    hidden states (B,T,C) and log-probabilities (B,T,K) are then computed only once. progress: a
-    function of the step and of a function that describes it.
+    hidden states (B,T,C) and log-probabilities (B,T,K) are then computed only once.
     """
     ref_model, ref_decoder = reference
     optimizer = torch.optim.AdamW([dict(params=decoder.parameters(), lr=lr)], weight_decay=0.0)
@@ -165,18 +161,15 @@ def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=
     return statistics
 
 
-# --- all rounds -----------------------------------------------------------------------------------
-
-
 def train(cfg, base, experiment, level, variant):
-    """Train a decoder: sample, reward, pair, update; again and again.  -> dict
+    """Train a decoder: sample, reward, pair, update; again and again.
 
-    decoders: its weights before the first round and after each; rows: numbers of each round; model:
-    the weights of the language model if it was trained, else None.
+    -> dict(decoders: weights before round 1 and after each, rows, model: weights if trained)
     """
     gen, rng = files.randomness(cfg.device, "train", experiment, level, cfg.seed)
     model = copy.deepcopy(base)
     decoder = AdaptiveDecoder(cfg.n_embd, map(choice_of, cfg.choices), level).to(cfg.device)
+    files.say(f"{experiment}, {level} level, {variant}")
     progress = files.Progress(f"{experiment}, {level} level, {variant}", cfg.rounds * cfg.steps)
     decoders, rows = [copy.deepcopy(decoder.state_dict())], []
     for rnd in range(cfg.rounds):
@@ -185,7 +178,7 @@ def train(cfg, base, experiment, level, variant):
             if variant in ("joint", "separate") and not cfg.decoder_reference:
                 reference = (reference[0], None)  # as the paper prints these losses
 
-        # sample, and reward
+        # sample and reward
         prompts = sample_prompts(experiment, "train", cfg.prompts, rng)
         outcome = respond(model, prompts, cfg.responses, gen, decoder=decoder)
 
@@ -195,22 +188,20 @@ def train(cfg, base, experiment, level, variant):
             chosen, rejected = make_pairs(first, "top-k", second, cfg.top_k)
         else:
             chosen, rejected = make_pairs(outcome.rewards, cfg.pairing)
-        require(chosen or rnd > 0, f"round 1 of {experiment} has only ties and no pair; raise "
-                                   "--responses or --prompts")
+        require(chosen or rnd, f"{experiment}: only ties; raise --responses or --prompts")
 
         # update
         statistics = {}
         if chosen:  # a decoder that has learned may leave only ties
-            sides = outcome.side(chosen), outcome.side(rejected)
-            lr = cfg.lr * (1 - rnd / cfg.rounds)
-            statistics = update(model, decoder, reference, sides, variant, cfg.beta, lr, cfg.steps,
-                                cfg.model_lr,
-                                lambda step, text: progress(rnd * cfg.steps + step, text))
+            statistics = update(
+                model, decoder, reference, (outcome.side(chosen), outcome.side(rejected)), variant,
+                cfg.beta, cfg.lr * (1 - rnd / cfg.rounds), cfg.steps, cfg.model_lr,
+                lambda step, text: progress(rnd * cfg.steps + step, text))
         decoders.append(copy.deepcopy(decoder.state_dict()))
-        rows_now = evaluate.round_rows(outcome, cfg.choices, len(chosen), statistics, round=rnd + 1,
+        of_round = evaluate.round_rows(outcome, cfg.choices, len(chosen), statistics, round=rnd + 1,
                                        experiment=experiment, level=level, variant=variant)
-        files.say(evaluate.round_line(rows_now))
-        rows += rows_now
+        files.say(evaluate.round_line(of_round))
+        rows += of_round
     return dict(decoders=decoders, rows=rows, model=model.state_dict() if cfg.model_lr else None)
 
 
@@ -226,21 +217,19 @@ def main(cfg):
         gen, rng = files.randomness(cfg.device, "test", experiment)  # the same for every seed
         prompts = sample_prompts(experiment, "test", cfg.test_prompts, rng)
         n = cfg.votes if evaluate.is_voted(prompts) else cfg.test_samples
-        fixed = {}
+        of, fixed = dict(experiment=experiment), {}
         for name, choice in zip(cfg.choices, choices):
             fixed[name] = respond(base, prompts, n, gen, temperature=choice)
-            rows += evaluate.reward_rows(fixed[name], experiment=experiment, policy="fixed",
-                                         temperature=name)
+            rows += evaluate.reward_rows(fixed[name], **of, policy="fixed", temperature=name)
         search = sample_prompts(experiment, "validation", cfg.oracle_prompts, rng)
-        rows += evaluate.oracle_rows(base, search, prompts, n, choices, gen, experiment)
+        rows += evaluate.oracle_rows(base, search, prompts, n, choices, gen, **of)
 
         # LPO at each level
         for level, variant in itertools.product(cfg.levels, cfg.variants):
             of = dict(experiment=experiment, level=level, variant=variant)
-            print(f"{experiment}, {level} level, {variant}")
             file = f"decoder_{experiment}_{level}_{variant}_{key}.pt"
-            trained = files.kept(folder / file, lambda: train(cfg, base, **of))
             decoder_files[f"{experiment} {level} {variant}"] = file
+            trained = files.kept(folder / file, lambda: train(cfg, base, **of))
             model, decoder = restored(base, trained, choices, level)
             rows += trained["rows"]
             for select in ("greedy", "sample"):

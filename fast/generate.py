@@ -123,7 +123,7 @@ class Writing:
         self.counts = None  # (R,V) if a choice has a memory
         if any(map(has_memory, choices)):
             self.counts = torch.zeros(len(self.places), self.model.config.vocab_size,
-                                      device=self.idx.device)
+                                      dtype=torch.float32, device=self.idx.device)
         self.taus = None  # (K,) if all are temperatures, at which `sample` samples at once
         if not any(map(callable, choices)):
             self.taus = torch.tensor(choices, dtype=torch.float32, device=self.idx.device)

@@ -169,7 +169,9 @@ def roles_of(outcome):
 
 def finite_numbers(name, values):
     """(P,N) as float64; ValueError unless all are finite real numbers, none of them masked."""
-    values = values.detach().cpu() if torch.is_tensor(values) else values
+    if torch.is_tensor(values):
+        values = values.detach().cpu()
+        values = values if values.is_complex() else values.double()  # numpy has no bfloat16
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

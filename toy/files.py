@@ -52,7 +52,8 @@ def write(path, data):
         raise ValueError(f"cannot write {path}: {error.strerror}; make room or choose another "
                          "folder, then run the same command again") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it was renamed, or never written
+            beside.unlink()
 
 
 def read(path):
