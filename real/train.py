@@ -85,6 +85,7 @@ def checked(cfg):
 # --- responses and their rewards ------------------------------------------------------------------
 
 
+@torch.no_grad()
 def mean_states(lm, prompts):
     """The mean of the hidden states of each prompt.  R token lists -> (R,C)"""
     lengths = torch.tensor([[len(prompt)] for prompt in prompts])
@@ -96,6 +97,7 @@ def mean_states(lm, prompts):
     return (hidden * real).sum(1) / real.sum(1)
 
 
+@torch.no_grad()
 def respond(cfg, model, items, generator, level=None, decoder=None, **policy):
     """A response per item, by a decoder or as hf.generate takes it.  -> prompts, Rollout, rewards
 
@@ -106,8 +108,7 @@ def respond(cfg, model, items, generator, level=None, decoder=None, **policy):
     lengths = torch.tensor([[TASKS[name].length] for name, _ in items], device=lm.device)
     T, R = int(lengths.max()), len(items)
     if level == "mean":
-        with torch.no_grad():
-            k = hf.sample_at(decoder(mean_states(lm, prompts)), 1, generator)  # (R,)
+        k = hf.sample_at(decoder(mean_states(lm, prompts)), 1, generator)  # (R,)
     parts = []
     for start in range(0, R, cfg.at_once):
         rows = range(start, min(start + cfg.at_once, R))
@@ -172,20 +173,23 @@ def tune(cfg, model, experiment, rule):
 # --- LPO ------------------------------------------------------------------------------------------
 
 
-def frozen_sides(model, decoder, level, prompts, rollout, pairs):
+@torch.no_grad()
+def frozen_sides(lm, decoder, level, prompts, rollout, pairs):
     """What the frozen model has of the chosen and the rejected responses, by number.
 
     -> for each side: states of the decisions (B,T,C) or (B,1,C), and ResponseLogps whose reference
     is the decoder as it is now
     """
+    sides = []
     for indices in pairs:
         some, part = [prompts[i] for i in indices], rollout[indices]
-        hidden, text_logps = hf.scored(model, decoder.choices, some, part)
+        hidden, text_logps = hf.scored(lm, decoder.choices, some, part)
         if level == "mean":
-            hidden = mean_states(model, some)[:, None]
-        tau_logps = decoder.response(hidden).detach()
-        yield hidden, ResponseLogps(tau_logps, part.tau_idx, part.mask, text_logps, text_logps,
-                                    tau_logps)
+            hidden = mean_states(lm, some)[:, None]
+        tau_logps = decoder.response(hidden)
+        sides.append((hidden, ResponseLogps(tau_logps, part.tau_idx, part.mask, text_logps,
+                                            text_logps, tau_logps)))
+    return sides
 
 
 def learn(cfg, model, experiment, method, level, seed):
@@ -210,7 +214,7 @@ def learn(cfg, model, experiment, method, level, seed):
             continue  # a decoder that has learned may leave only ties
 
         # update
-        sides = list(frozen_sides(lm, decoder, level, prompts, rollout, pairs))
+        sides = frozen_sides(lm, decoder, level, prompts, rollout, pairs)
         optimizer = torch.optim.AdamW(decoder.parameters(), cfg.lr * (1 - rnd / cfg.rounds),
                                       weight_decay=0.0)
         for _ in range(cfg.steps):
@@ -221,7 +225,7 @@ def learn(cfg, model, experiment, method, level, seed):
             loss.backward()
             optimizer.step()
         certainty = logps[0].tau_logps.exp().amax(-1)[logps[0].mask[:, :rollout.tau_idx.shape[1]]]
-        rounds.append(dict(round=rnd + 1, reward=rewards.mean(), pairs=len(pairs[0]),
+        rounds.append(dict(round=rnd + 1, reward=float(rewards.mean()), pairs=len(pairs[0]),
                            loss=loss.item(), certainty=certainty.mean().item()))
         files.say(f"  {experiment} {method} {level} {seed}  " + "  ".join(
             f"{name} {x:.3f}".removesuffix(".000") for name, x in rounds[-1].items()))
