@@ -49,7 +49,7 @@ def temperatures(results):
         pairs = means(results, experiment).get("temperatures, token")
         counts = defaultdict(lambda: np.zeros(len(choices)))
         for role, k, n in pairs[(len(pairs) - 1) // 2][1]["used"] if pairs else ():
-            counts[f"{experiment}: {role}"][k] += n
+            counts[role][k] += n
         bars += counts.items()
     if not bars:
         return None

@@ -299,7 +299,7 @@ def main(cfg):
     environment = files.environment()
     files.say(f"{cfg.model}, commit {environment['commit']}, {environment['gpu'] or 'cpu'}")
     cells = cells_of(cfg)
-    paths = {cell: Path(cfg.out) / f"{'_'.join(map(str, cell))}_{key}.pt".replace(" ", "-")
+    paths = {cell: Path(cfg.out) / f"{'_'.join(map(str, cell))}_{key}.pt"
              for cell in cells}
     for cell in list(cells)[first::processes]:
         if time.monotonic() - start < 60 * cfg.minutes:

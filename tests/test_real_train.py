@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 def small(folder, tmp_path, monkeypatch):
     """A Config of a run of seconds; few settings, and responses of eight tokens."""
     rules = {"fixed": ["0", "1", "2"], "frequency": ["frequency=1", "2"],
-             "no repeats": ["no_repeat_ngram=2@1.5"]}
+             "no-repeat": ["no_repeat_ngram=2@1.5"]}
     sets = dict(temperatures=["0", "1.5"], memory=["0", "frequency=.8@1.5|min_p=.1"])
     monkeypatch.setattr(train, "RULES", rules)
     monkeypatch.setattr(train, "SETS", sets)
@@ -119,7 +119,7 @@ def test_a_run_and_what_is_kept(small, capsys):
 
 def test_processes_share_the_work(small, monkeypatch):
     """Bugs: a cell made twice or never; WORLD_SIZE=1, which clusters set, taken for torchrun."""
-    cfg = replace(small, methods=("fixed", "frequency", "no repeats"))
+    cfg = replace(small, methods=("fixed", "frequency", "no-repeat"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="use torchrun"):
         train.main(cfg)
@@ -207,7 +207,7 @@ def test_a_model_without_a_chat_template_is_refused_before_the_first_cell(small,
 
 def test_what_is_kept_is_of_these_weights(small):
     """Another file at the same path; a disk that is full in the middle of a file."""
-    cfg = replace(small, methods=("no repeats",))
+    cfg = replace(small, methods=("no-repeat",))
     for seed in (0, 1, 0):
         saved(cfg.model, seed)
         train.main(cfg)
