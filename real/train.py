@@ -70,8 +70,8 @@ class Config:
 
 
 QUICK = dict(experiments=("lines",), methods=("fixed", "temperatures"), levels=("token",),
-             decoders=1, rounds=4, prompts=24, responses=6, validation=8, test=16, samples=3,
-             at_once=48, out="out/real_quick")
+             decoders=1, rounds=4, prompts=16, responses=6, validation=4, test=16, samples=2,
+             at_once=96, out="out/real_quick")
 
 
 def checked(cfg):
