@@ -30,9 +30,11 @@ class Tap:
 
     It stays there: compiled code does not notice that a hook comes or goes.
     """
-    columns = None          # (B,n,1): only the states of these go on to the embedding
-    hidden = None           # (B,n,C) of these, or of all that came
-    compared = frozenset()  # kinds of generation whose states were compared
+
+    def __init__(self):
+        self.columns = None  # (B,n,1): only the states of these go on to the embedding
+        self.hidden = None   # (B,n,C) of these, or of all that came
+        self.compared = frozenset()  # kinds of generation whose states were compared
 
     def __call__(self, embedding, args):
         hidden = args[0] if self.columns is None else args[0].take_along_dim(self.columns, 1)
