@@ -31,7 +31,7 @@ SIZES = {name: size for size, names in {  # windows are shorter than the texts
        "n_routed_experts linear_num_value_heads",
     8: "head_dim patch_size state_size mamba_d_state ssm_state_size qk_nope_head_dim v_head_dim "
        "qk_rope_head_dim pronunciation_embed_dim shape_embed_dim hidden_size_per_layer_input "
-       "linear_key_head_dim linear_value_head_dim",
+       "linear_key_head_dim linear_value_head_dim chunk_size mamba_chunk_size",
     64: "max_position_embeddings n_positions max_seq_len position_embedding_size",
     5: "sliding_window window_size", 7: "eos_token_id", 1: "bos_token_id decoder_start_token_id",
     0: "pad_token_id"}.items() for name in names.split()} | dict(is_decoder=True)
@@ -49,6 +49,7 @@ MORE = {
     "bamba": dict(mamba_n_heads=4, mamba_d_head=16, attn_layer_indices=[1]),
     "cohere_compass_text": dict(layer_types=["full_attention"] * 2, rope_parameters=dict(
         full_attention=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 1, 1]))),
+    "falcon_h1": dict(mamba_d_ssm=32, mamba_n_heads=4),
     "gemma3n_text": dict(num_hidden_layers=4, num_kv_shared_layers=2,
                          layer_types=["sliding_attention", "full_attention"] * 2),
     "gpt_neo": dict(attention_types=[[["global", "local"], 1]]),
