@@ -28,10 +28,10 @@ SIZES = {name: size for size, names in {  # windows are shorter than the texts
        "num_decoder_layers num_key_value_heads num_experts_per_tok linear_num_key_heads",
     4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads rotary_dim "
        "encoder_attention_heads num_decoder_attention_heads num_local_experts num_experts "
-       "n_routed_experts linear_num_value_heads",
+       "n_routed_experts linear_num_value_heads linear_num_heads",
     8: "head_dim patch_size state_size mamba_d_state ssm_state_size qk_nope_head_dim v_head_dim "
        "qk_rope_head_dim pronunciation_embed_dim shape_embed_dim hidden_size_per_layer_input "
-       "linear_key_head_dim linear_value_head_dim chunk_size mamba_chunk_size",
+       "linear_key_head_dim linear_value_head_dim linear_head_dim chunk_size mamba_chunk_size",
     64: "max_position_embeddings n_positions max_seq_len position_embedding_size",
     5: "sliding_window window_size", 7: "eos_token_id", 1: "bos_token_id decoder_start_token_id",
     0: "pad_token_id"}.items() for name in names.split()} | dict(is_decoder=True)
