@@ -195,7 +195,7 @@ def by_transformers(options, lm, prompts, T, decoder, plan, greedy, ends, genera
     """What decoder.sampling_loop does, by lm.generate.  -> tokens (B,T), tau_idx (B,T)"""
     idx, pad = decoding.padded(lm, prompts, T, left=True)
     S, config = idx.shape[1], lm.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or torch.inf
+    context = max(0, getattr(config, "max_position_embeddings", None) or 0) or torch.inf  # -1: none
     ids = torch.cat([idx.flatten(), ends])
     require(S + T <= context and 0 <= ids.min() and ids.max() < config.vocab_size,
             f"{S} + {T} tokens, ids (with eos) from {ids.min()} to {ids.max()}; give "

@@ -109,6 +109,7 @@ def respond(cfg, model, items, generator, level=None, decoder=None, **policy):
     T, R = int(lengths.max()), len(items)
     if level == "mean":
         k = hf.sample_at(decoder(mean_states(lm, prompts)), 1, generator)  # (R,)
+        choices = [decoder.choices[j] for j in k.tolist()]
     parts = []
     for start in range(0, R, cfg.at_once):
         rows = range(start, min(start + cfg.at_once, R))
@@ -116,8 +117,8 @@ def respond(cfg, model, items, generator, level=None, decoder=None, **policy):
             rows = [min(i, R - 1) for i in range(start, start + cfg.at_once)]
             policy |= dict(cache_implementation="static", max_cache_len=CACHED)
         if level == "mean":
-            chosen = [decoder.choices[k[i]] for i in rows]
-            policy["temperature"] = lambda tokens, chosen=chosen: chosen
+            of_rows = [choices[i] for i in rows]
+            policy["temperature"] = lambda tokens, of_rows=of_rows: of_rows
         else:
             policy["decoder"] = decoder
         parts.append(hf.generate(lm, [prompts[i] for i in rows], T, generator=generator, **policy))

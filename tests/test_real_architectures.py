@@ -66,7 +66,7 @@ MORE = {
     "zamba2": dict(layers_block_type=["mamba", "hybrid"]), "zaya": dict(num_experts_per_tok=1)}
 
 REFUSED = """bart bigbird_pegasus blenderbot blenderbot-small camembert cpmant data2vec-text git
-marian mbart moshi mvp nemotron_h pegasus plbart prophetnet recurrent_gemma reformer roberta
+marian mbart moshi mvp pegasus plbart prophetnet recurrent_gemma reformer roberta
 roberta-prelayernorm roformer rwkv trocr whisper xlm xlm-roberta xlm-roberta-xl xlnet xmod
 zamba2""".split()
 NOT_BUILT = """blt dbrx dots3_note gemma3n gemma4_assistant gemma4_unified gemma4_unified_assistant
