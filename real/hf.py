@@ -19,7 +19,7 @@ from transformers import LogitsProcessorList, PreTrainedModel
 import decoder as decoding
 from lpo import ResponseLogps, require
 
-AT_ONCE = dict(cpu=2 ** 24, cuda=2 ** 30)  # logits of scored texts: 64 MiB and 4 GiB in float32
+AT_ONCE = dict(cpu=2 ** 26, cuda=2 ** 30)  # logits of scored texts: 256 MiB, 4 GiB in float32
 
 
 # --- hidden states --------------------------------------------------------------------------------
