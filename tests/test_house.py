@@ -129,7 +129,7 @@ def test_links_lead_somewhere():
             assert (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"
 
 
-@pytest.mark.parametrize("folder", ["toy", "fast"])
+@pytest.mark.parametrize("folder", ["toy", "fast", "real"])
 def test_a_folder_names_its_files(folder):
     listed = (ROOT / folder / "__init__.py").read_text(encoding="utf-8")
     for path in (ROOT / folder).glob("*.py"):
