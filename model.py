@@ -1,10 +1,11 @@
 """GPT-2's architecture from scratch: pre-norm transformer, learned positions, tied embedding.
 
-`model(idx)` returns the logits and the last hidden state, which is all that a decoder needs.
+`model(idx)` returns the logits and the last hidden state, which the AdaptiveDecoder reads.
 `model(idx, cache)` takes only the new tokens and keeps the keys and values of the earlier ones.
 There is no dropout.
 
-B sequences of T tokens, V vocabulary size, C hidden width, H heads of width D = C / H.
+B texts of T tokens, S tokens with those in the cache, V vocabulary size, C hidden width, H heads of
+width D = C / H.
 """
 import re
 from dataclasses import dataclass
@@ -23,39 +24,44 @@ class GPTConfig:
     n_embd: int
 
     def __post_init__(self):
-        whole = all(type(value) is int and value >= 1 for value in vars(self).values())
+        whole = all(type(size) is int and size >= 1 for size in vars(self).values())
         if not whole or self.n_embd % self.n_head:
-            raise ValueError(f"{self}: give whole numbers >= 1, n_embd a multiple of n_head")
+            raise ValueError(f"{self}: give whole numbers >= 1, and n_embd a multiple of n_head")
 
 
 class Cache:
-    """Keys and values of the tokens that the model has read, for `batch` rows of up to `length`.
+    """Keys and values of the tokens read so far, for a batch of texts of at most `length` tokens.
 
-    Rows share their columns: shorter texts have padding on the left, whose lengths `pad` holds.
+    Texts are aligned on the right: `pad` is the number of padding tokens on the left of each.
     """
 
     def __init__(self, model, batch, length):
         H = model.config.n_head
         D = model.config.n_embd // H
-        weight = model.token_embedding.weight
-        self.used = 0     # columns
-        self.pad = None   # (B,) long; None: no row has padding
-        self.kv = [weight.new_zeros(2, batch, H, length, D) for _ in model.blocks]
+        like = model.token_embedding.weight  # its dtype and device
+        self.used = 0     # columns that are filled
+        self.pad = None   # (B,) long, or None if no text has padding
+        self.kv = [like.new_zeros(2, batch, H, length, D) for _ in model.blocks]  # keys, values
 
     def keep(self, rows):
-        """Go on with these rows only: (n,) long, which may repeat, or (B,) bool."""
+        """Keep only these rows: (n,) long, which may repeat, or (B,) bool."""
         self.kv = [kv[:, rows] for kv in self.kv]
         if self.pad is not None:
             self.pad = self.pad[rows]
 
     def visible(self, T):
-        """Which columns the next T tokens see.  -> (T,S) or (B,1,T,S) bool, or None: all"""
+        """Which of the S columns each of the next T tokens sees.  -> (T,S) or (B,1,T,S) bool
+
+        None if that is all of them. Padding sees only itself: a row that sees nothing gives NaN.
+        """
         if T == 1 and self.pad is None:
             return None
         columns = torch.arange(self.used + T, device=self.kv[0].device)
         own = columns[self.used:, None]
-        real = True if self.pad is None else columns >= self.pad[:, None, None, None]
-        return (columns < own) & real | (columns == own)  # padding sees itself: NaN would spread
+        if self.pad is None:
+            return columns <= own
+        is_text = columns >= self.pad[:, None, None, None]
+        return ((columns < own) & is_text) | (columns == own)
 
 
 class Block(nn.Module):
@@ -67,19 +73,20 @@ class Block(nn.Module):
         self.n_head = config.n_head
         self.norm1 = nn.LayerNorm(C)
         self.norm2 = nn.LayerNorm(C)
-        self.qkv = nn.Linear(C, 3 * C)  # queries, keys and values in one product
+        self.qkv = nn.Linear(C, 3 * C)  # queries, keys and values at once
         self.out = nn.Linear(C, C)
         self.up = nn.Linear(C, 4 * C)
         self.down = nn.Linear(4 * C, C)
 
     def forward(self, x, kv=None, used=0, visible=None):
-        """kv (2,B,H,S,D): a layer of the cache, of which `used` columns are filled."""
+        """kv (2,B,H,S,D): the cache of this layer, filled to `used`; visible: Cache.visible"""
         B, T, C = x.shape
         heads = self.qkv(self.norm1(x)).view(B, T, 3, self.n_head, -1)
-        q, k, v = heads = heads.permute(2, 0, 3, 1, 4)  # (B,T,3,H,D) -> 3 of (B,H,T,D)
+        heads = heads.permute(2, 0, 3, 1, 4)  # (B,T,3,H,D) -> (3,B,H,T,D)
+        q, k, v = heads
         if kv is not None:
-            kv[..., used:used + T, :] = heads[1:]
-            k, v = kv[..., :used + T, :]  # (2,B,H,S,D) -> 2 of (B,H,S,D)
+            kv[..., used:used + T, :] = heads[1:]  # the new keys and values
+            k, v = kv[..., :used + T, :]  # each (B,H,S,D)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=kv is None)
         x = x + self.out(y.transpose(1, 2).reshape(B, T, C))  # (B,H,T,D) -> (B,T,C)
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
@@ -94,8 +101,8 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd)
 
-        std = 0.8 * config.n_embd ** -0.5  # GPT-2's 0.02 is too little at 64 dimensions
-        residual_std = std / (2 * config.n_layer) ** 0.5  # two additions to x a layer
+        std = 0.8 * config.n_embd ** -0.5  # GPT-2's 0.02 is too small for a width of 64
+        residual_std = std / (2 * config.n_layer) ** 0.5  # each layer adds to x twice
         for name, weight in self.named_parameters():
             if name.endswith(("out.weight", "down.weight")):
                 nn.init.normal_(weight, std=residual_std)
@@ -108,18 +115,19 @@ class GPT(nn.Module):
         """(B,T) -> logits (B,T,V), hidden (B,T,C): the state after the final layer norm.
 
         With a cache, idx holds only the tokens that follow those in the cache. Raises ValueError on
-        ids outside the vocabulary and on texts longer than the context.
+        texts longer than the context and, on a CPU, on ids outside the vocabulary.
         """
         T = idx.shape[1]
         used, pad = (0, None) if cache is None else (cache.used, cache.pad)
         if not 0 < T <= self.config.block_size - used:
-            raise ValueError(f"{T} tokens; give 1 to {self.config.block_size - used}")
-        places = self.position_embedding.weight[used:used + T]  # (T,C)
+            raise ValueError(f"{T} tokens do not fit into the context; give 1 to "
+                             f"{self.config.block_size - used}")
+        positions = self.position_embedding.weight[used:used + T]  # (T,C)
         if pad is not None:
             columns = torch.arange(used, used + T, device=idx.device)
-            places = self.position_embedding((columns - pad[:, None]).clamp(min=0))  # (B,T,C)
+            positions = self.position_embedding((columns - pad[:, None]).clamp(min=0))  # (B,T,C)
         try:
-            x = self.token_embedding(idx) + places  # (B,T,C)
+            x = self.token_embedding(idx) + positions  # (B,T,C)
         except IndexError:
             raise ValueError(f"idx has ids outside 0 to {self.config.vocab_size - 1}") from None
         if cache is None:
@@ -134,10 +142,10 @@ class GPT(nn.Module):
         return hidden @ self.token_embedding.weight.T, hidden
 
     def new_cache(self, batch, length):
-        """An empty Cache, for `batch` rows of at most `length` tokens."""
+        """What `forward` takes to read a text piece by piece."""
         return Cache(self, batch, length)
 
-    # --- GPT-2's own weights, under the names of Hugging Face's checkpoints
+    # --- loading and saving GPT-2's weights, under Hugging Face's names
 
     @classmethod
     def from_pretrained(cls, name_or_folder):
@@ -159,23 +167,23 @@ class GPT(nn.Module):
     def load_hf_state_dict(self, state_dict):
         """Take GPT-2 weights under Hugging Face's names; ValueError if names or shapes differ."""
         theirs = {WRAPPERS.sub("", name): weight for name, weight in state_dict.items()
-                  if not name.endswith((".attn.bias", ".attn.masked_bias"))}  # causal masks
+                  if not name.endswith((".attn.bias", ".attn.masked_bias"))}  # masks, not weights
         head = theirs.pop("lm_head.weight", None)
         if head is not None and not torch.equal(head, theirs.get("wte.weight", head[:0])):
             raise ValueError("lm_head.weight differs from wte.weight; give tied weights")
         shapes = {name: tuple(weight.shape) for name, weight in theirs.items()}
         wanted = {name: tuple(weight.shape) for name, weight in self.hf_state_dict().items()}
         if shapes != wanted:
-            names = sorted(name for name, _ in shapes.items() ^ wanted.items())
-            raise ValueError(f"these weights are not a GPT-2's of {self.config}: {names[:4]} are "
-                             "missing, too many, or of another shape")
+            names = sorted({name for name, _ in shapes.items() ^ wanted.items()})
+            raise ValueError(f"these weights do not fit {self.config}: {names[:4]} are missing, "
+                             "too many, or of another shape")
         with torch.no_grad():
             for name, weight in self.hf_state_dict().items():  # views of our weights
                 weight.copy_(theirs[name])
         return self
 
     def hf_state_dict(self):
-        """The weights under Hugging Face's names, as GPT2Model of transformers loads them."""
+        """The weights under Hugging Face's names, which transformers' GPT2Model can load."""
         return {hf_name(name): weight.T if name.endswith(TRANSPOSED) else weight
                 for name, weight in self.state_dict().items()}
 
@@ -185,7 +193,7 @@ HF_NAMES = {"token_embedding": "wte", "position_embedding": "wpe", "blocks.": "h
             "up": "mlp.c_fc", "down": "mlp.c_proj", "norm.": "ln_f."}
 # theirs are (in, out), torch's linear layers (out, in)
 TRANSPOSED = ("qkv.weight", "out.weight", "up.weight", "down.weight")
-WRAPPERS = re.compile(r"^((_orig_mod|module|transformer)\.)*")  # of compiled and distributed models
+WRAPPERS = re.compile(r"^((_orig_mod|module|transformer)\.)*")  # some are of wrapped models
 
 
 def hf_name(name):

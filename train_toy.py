@@ -1,11 +1,11 @@
-"""The main job, top to bottom: a base model; sample, reward, pair, update; evaluate; plot.
+"""The main job: pretrain a base model; train decoders with LPO; evaluate them; plot.
 
     python train_toy.py                          all four experiments, both levels
     python train_toy.py --quick                  the same, small: under a minute
     python train_toy.py --experiments mix --variants latent,separate,nll
 
 Results go to out/results.json and out/*.png. The base model and each decoder are kept in out/*.pt
-and used again as long as the options and the code that made them stay the same.
+and used again as long as their options and code stay the same.
 
 P prompts, N responses to each, B pairs, T response tokens, K choices.
 """
@@ -30,8 +30,8 @@ from toy.models import new_model, pretrain, restored
 from toy.options import option, parse
 from toy.samplers import choice_of, label
 
-PAIRINGS = ("best-worst", "top-k", "all")
-TIE = 1e-6  # of the larger reward: adding numbers in another order changes their sum by less
+PAIRINGS, REFERENCES = ("best-worst", "top-k", "all"), ("round", "initial")
+TIE = 1e-6  # rewards closer than this share of the larger one are equal but for rounding
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,15 @@ class Config:
     variants: tuple = option(("latent",), "losses", choices=VARIANTS)
     choices: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), "what the decoder picks among: "
                             "temperatures, or samplers as in min_p=.05@3 (toy/samplers.py)")
-    beta: float = option(0.5, "larger stays closer to the reference")
+    beta: float = option(0.5, "scale of the margin; larger stays closer to a reference")
     lr: float = option(2e-3, "learning rate of the decoder; falls linearly over the rounds")
-    rounds: int = option(6, "times sample, reward, pair, update")
+    rounds: int = option(6, "rounds of sampling, rewarding, pairing and updating")
     prompts: int = option(120, "training prompts per round")
     responses: int = option(8, "responses per training prompt")
-    steps: int = option(20, "updates per round, each on all its pairs")
+    steps: int = option(20, "gradient steps per round, each on all pairs of the round")
     pairing: str = option("best-worst", "which responses make pairs", choices=PAIRINGS)
-    top_k: int = option(3, "k of --pairing top-k, which uses two criteria")
-    reference: str = option("round", "what sampled the round's pairs, or the first round's",
-                            choices=("round", "initial"))
+    top_k: int = option(3, "k of --pairing top-k, which needs two criteria")
+    reference: str = option("round", "the policy of this round or of one", choices=REFERENCES)
     decoder_reference: bool = option(False, "a decoder reference in joint and separate too")
     model_lr: float = option(0.0, "learning rate of the language model; 0: frozen", zero=True)
     seed: int = option(0, "of the base model and the decoders", zero=True)
@@ -63,7 +62,7 @@ class Config:
     test_prompts: int = option(240, "held-out prompts per experiment")
     test_samples: int = option(8, "responses per held-out prompt")
     votes: int = option(32, "responses per held-out prompt where a majority is counted")
-    oracle_prompts: int = option(96, "validation prompts for the search of the oracle")
+    oracle_prompts: int = option(96, "validation prompts to find the oracle's choices")
     out: str = option("out", "folder for results, figures and weights")
 
 
@@ -72,16 +71,18 @@ QUICK = dict(pretrain_steps=200, rounds=2, prompts=24, test_prompts=24, test_sam
 
 
 def checked(cfg):
-    """The same options, choices as labels; ValueError if they do not fit together."""
+    """The options, with choices as labels; ValueError if they do not fit together."""
     choices = tuple(map(choice_of, cfg.choices))
-    AdaptiveDecoder(1, choices)
+    AdaptiveDecoder(1, choices)  # refuses what is not a choice
+    new_model(cfg.n_layer, cfg.n_head, cfg.n_embd)  # refuses sizes that do not fit
     require(choices != (0.0,), "--choices 0 gives one response per prompt and no pair; add others")
-    top_k = cfg.top_k if cfg.pairing == "top-k" else 1
-    require(cfg.responses >= 2 * top_k, f"--responses is {cfg.responses}; give {2 * top_k} or more")
+    if "latent_exact" in cfg.variants:
+        require(cfg.levels == ("sequence",), "latent_exact needs --levels sequence")
+    least = 2 * cfg.top_k if cfg.pairing == "top-k" else 2
+    require(cfg.responses >= least, f"--responses is {cfg.responses}; give {least} or more")
     for experiment in cfg.experiments:
         check_experiment(experiment, cfg.pairing == "top-k", train=cfg.prompts,
                          validation=cfg.oracle_prompts, test=cfg.test_prompts)
-    new_model(cfg.n_layer, cfg.n_head, cfg.n_embd)
     return replace(cfg, choices=tuple(map(label, choices)))
 
 
@@ -91,16 +92,16 @@ def checked(cfg):
 def make_pairs(rewards, pairing="best-worst", second=None, k=3):
     """Chosen and rejected responses to each prompt.  (P,N) -> two lists of indices into P*N
 
-    best-worst: the best against the worst. all: every pair of unequal rewards. top-k: among the k
-    best the best by the second (P,N) criterion, against the worst by it among the k worst, as the
-    paper does where two scores matter. A difference below TIE times the larger reward is a tie and
-    makes no pair. Raises ValueError on what is not finite numbers (P,N), and on other pairings.
+    best-worst: the best response against the worst. all: every two responses of unequal reward.
+    top-k, where two rewards (P,N) matter, as in the paper: of the k best by the first, the best by
+    the second; against it, of the k worst by the first, the worst by the second. A tie makes no
+    pair. Raises ValueError on rewards that are not finite numbers, and on other pairings.
     """
     require(pairing in PAIRINGS, f"unknown pairing {pairing!r}; choose from {', '.join(PAIRINGS)}")
     rewards = finite_numbers("rewards", rewards)
-    second = rewards if second is None else finite_numbers("second rewards", second)
-    require(second.shape == rewards.shape, "give second rewards of the same shape as the first")
     if pairing == "top-k":
+        second = finite_numbers("second rewards", second)
+        require(second.shape == rewards.shape, "second rewards of another shape")
         most = rewards.shape[1] // 2
         require(1 <= k <= most, f"top_k is {k}; of {rewards.shape[1]} responses give 1 to {most}")
     chosen, rejected = [], []
@@ -123,26 +124,27 @@ def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=
            progress=lambda step, text: None):
     """Train on the pairs of one round, each step on all of them.  -> dict of statistics
 
-    reference: (model, decoder or None), which stay as they are. sides: chosen and rejected, each as
-    (B prompts, Rollout of B). With model_lr 0 the language model is frozen, and its hidden states
-    (B,T,C) and log-probabilities (B,T,K) are computed only once.
+    reference: (model, decoder or None), which are not changed. sides: the chosen and the rejected
+    responses, each as (B prompts, Rollout of B). With model_lr 0 the language model is frozen; its
+    hidden states (B,T,C) and log-probabilities (B,T,K) are then computed only once.
     """
     ref_model, ref_decoder = reference
     optimizer = torch.optim.AdamW([dict(params=decoder.parameters(), lr=lr)], weight_decay=0.0)
     if model_lr:
         optimizer.add_param_group(dict(params=model.parameters(), lr=model_lr))
-    with torch.no_grad():
-        states = [aligned(model, prompts, rollout.tokens) for prompts, rollout in sides]
-        frozen = [response_logps(model, decoder, *side, ref_decoder=ref_decoder, states=state)
-                  for side, state in zip(sides, states)]
+    else:
+        with torch.no_grad():
+            states = [aligned(model, prompts, rollout.tokens) for prompts, rollout in sides]
+            frozen = [response_logps(model, decoder, *side, ref_decoder=ref_decoder, states=state)
+                      for side, state in zip(sides, states)]
     statistics = {}
     for step in range(steps):
         if model_lr:
             logps = [response_logps(model, decoder, *side, ref_model, ref_decoder)
                      for side in sides]
-        else:
-            logps = [replace(side, tau_logps=decoder.response(hidden))
-                     for side, (_, hidden) in zip(frozen, states)]
+        else:  # only the decoder has changed
+            logps = [replace(scored, tau_logps=decoder.response(hidden))
+                     for scored, (_, hidden) in zip(frozen, states)]
         losses = lpo_loss(*logps, variant, beta)  # (B,)
         loss = losses.mean()
         optimizer.zero_grad()
@@ -153,23 +155,21 @@ def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=
             statistics["loss_first"] = loss.item()
     statistics["loss_last"] = loss.item()
     statistics["impossible"] = evaluate.impossible_share(logps, variant)
-    if variant != "nll":  # where the rejected side has no part
-        statistics["pair_accuracy"] = (losses < math.log(2)).float().mean().item()
+    if variant != "nll":  # which does not use the rejected responses
+        right = losses < math.log(2)  # score(chosen) > score(rejected)
+        statistics["pair_accuracy"] = right.float().mean().item()
     return statistics
 
 
-# --- all rounds -----------------------------------------------------------------------------------
-
-
 def train(cfg, base, experiment, level, variant):
-    """Train a decoder from scratch: sample, reward, pair, update, again and again.
+    """Train a decoder: sample, reward, pair, update; again and again.
 
-    -> dict(decoders: its weights before the first round and after each, rows: the rounds in
-    numbers, model: weights of the language model if it was trained)
+    -> dict(decoders: weights before round 1 and after each, rows, model: weights if trained)
     """
     gen, rng = files.randomness(cfg.device, "train", experiment, level, cfg.seed)
     model = copy.deepcopy(base)
     decoder = AdaptiveDecoder(cfg.n_embd, map(choice_of, cfg.choices), level).to(cfg.device)
+    files.say(f"{experiment}, {level} level, {variant}")
     progress = files.Progress(f"{experiment}, {level} level, {variant}", cfg.rounds * cfg.steps)
     decoders, rows = [copy.deepcopy(decoder.state_dict())], []
     for rnd in range(cfg.rounds):
@@ -178,29 +178,30 @@ def train(cfg, base, experiment, level, variant):
             if variant in ("joint", "separate") and not cfg.decoder_reference:
                 reference = (reference[0], None)  # as the paper prints these losses
 
-        # sample, and reward
+        # sample and reward
         prompts = sample_prompts(experiment, "train", cfg.prompts, rng)
         outcome = respond(model, prompts, cfg.responses, gen, decoder=decoder)
 
-        # pair: the best response with the worst
+        # pair, by default the best response with the worst
         if cfg.pairing == "top-k":
             first, second = (outcome.scores[name] for name in TASKS[prompts[0][0]].criteria)
-            pairs = make_pairs(first, "top-k", second, cfg.top_k)
+            chosen, rejected = make_pairs(first, "top-k", second, cfg.top_k)
         else:
-            pairs = make_pairs(outcome.rewards, cfg.pairing)
-        require(pairs[0] or rows, f"round 1 of {experiment} has only ties and no pair; raise "
-                                  "--responses or --prompts")
+            chosen, rejected = make_pairs(outcome.rewards, cfg.pairing)
+        require(chosen or rnd, f"{experiment}: only ties; raise --responses or --prompts")
 
         # update
         statistics = {}
-        if pairs[0]:  # a decoder that has learned may leave only ties
-            statistics = update(model, decoder, reference, list(map(outcome.side, pairs)), variant,
-                                cfg.beta, cfg.lr * (1 - rnd / cfg.rounds), cfg.steps, cfg.model_lr,
-                                lambda step, text: progress(rnd * cfg.steps + step, text))
+        if chosen:  # a decoder that has learned may leave only ties
+            statistics = update(
+                model, decoder, reference, (outcome.side(chosen), outcome.side(rejected)), variant,
+                cfg.beta, cfg.lr * (1 - rnd / cfg.rounds), cfg.steps, cfg.model_lr,
+                lambda step, text: progress(rnd * cfg.steps + step, text))
         decoders.append(copy.deepcopy(decoder.state_dict()))
-        rows += evaluate.round_rows(outcome, cfg.choices, len(pairs[0]), statistics, round=rnd + 1,
-                                    experiment=experiment, level=level, variant=variant)
-        files.say(evaluate.round_line([row for row in rows if row["round"] == rnd + 1]))
+        of_round = evaluate.round_rows(outcome, cfg.choices, len(chosen), statistics, round=rnd + 1,
+                                       experiment=experiment, level=level, variant=variant)
+        files.say(evaluate.round_line(of_round))
+        rows += of_round
     return dict(decoders=decoders, rows=rows, model=model.state_dict() if cfg.model_lr else None)
 
 
@@ -216,27 +217,25 @@ def main(cfg):
         gen, rng = files.randomness(cfg.device, "test", experiment)  # the same for every seed
         prompts = sample_prompts(experiment, "test", cfg.test_prompts, rng)
         n = cfg.votes if evaluate.is_voted(prompts) else cfg.test_samples
-        fixed = {}
+        of, fixed = dict(experiment=experiment), {}
         for name, choice in zip(cfg.choices, choices):
             fixed[name] = respond(base, prompts, n, gen, temperature=choice)
-            rows += evaluate.reward_rows(fixed[name], experiment=experiment, policy="fixed",
-                                         temperature=name)
+            rows += evaluate.reward_rows(fixed[name], **of, policy="fixed", temperature=name)
         search = sample_prompts(experiment, "validation", cfg.oracle_prompts, rng)
-        rows += evaluate.oracle_rows(base, search, prompts, n, choices, gen, experiment)
+        rows += evaluate.oracle_rows(base, search, prompts, n, choices, gen, **of)
 
         # LPO at each level
         for level, variant in itertools.product(cfg.levels, cfg.variants):
             of = dict(experiment=experiment, level=level, variant=variant)
-            print(f"{experiment}, {level} level, {variant}")
             file = f"decoder_{experiment}_{level}_{variant}_{key}.pt"
-            trained = files.kept(folder / file, lambda: train(cfg, base, **of))
             decoder_files[f"{experiment} {level} {variant}"] = file
+            trained = files.kept(folder / file, lambda: train(cfg, base, **of))
             model, decoder = restored(base, trained, choices, level)
             rows += trained["rows"]
             for select in ("greedy", "sample"):
                 outcome = respond(model, prompts, n, gen, decoder=decoder, tau_select=select)
                 rows += evaluate.adaptive_rows(outcome, cfg.choices, fixed, select=select, **of)
-            samples += evaluate.examples(outcome, cfg.choices, fixed, **of)
+            samples += evaluate.examples(outcome, cfg.choices, fixed, **of)  # choices sampled
 
     results = dict(config=asdict(cfg), base=base_file, decoders=decoder_files, rows=rows,
                    samples=samples, environment=files.environment())

@@ -1,10 +1,10 @@
 """decoder.generate for a CUDA GPU: the same arguments and responses, in a fraction of the time.
 
-A GPU finishes the hundred small kernels of one token sooner than Python can launch them. So the step
-of one column is recorded as a CUDA graph and replayed, on keys and values kept in place (cache.py);
-compiled.py fuses it further. Finished rows are dropped now and then. Where nothing can be recorded
-(on a CPU, for other models than model.GPT, for choices that follow the text) this is
-decoder.generate. Tests compare the two, token for token with the same noise.
+A GPU finishes the hundred small kernels of one token before Python has launched them. So the step
+of one column is recorded as a CUDA graph and replayed, on keys and values that stay in place
+(cache.py); compiled.py fuses it further. Finished rows are dropped now and then. Where nothing can
+be recorded (on a CPU, for other models than model.GPT, for choices that follow the text) this is
+decoder.generate. Tests compare the two.
 
 B responses, of which R are not finished; T columns; K choices; V vocabulary size; C hidden width.
 """
@@ -123,7 +123,7 @@ class Writing:
         self.counts = None  # (R,V) if a choice has a memory
         if any(map(has_memory, choices)):
             self.counts = torch.zeros(len(self.places), self.model.config.vocab_size,
-                                      device=self.idx.device)
+                                      dtype=torch.float32, device=self.idx.device)
         self.taus = None  # (K,) if all are temperatures, at which `sample` samples at once
         if not any(map(callable, choices)):
             self.taus = torch.tensor(choices, dtype=torch.float32, device=self.idx.device)
@@ -131,7 +131,8 @@ class Writing:
     def plan(self, planned):
         """The choices of all columns, which depend on nothing but the column."""
         columns = [planned(self.idx[:, :t]) for t in range(self.T)]
-        choices = decoding.checked_choices(dict.fromkeys(sum(columns, [])))
+        choices = decoding.checked_choices(dict.fromkeys(choice for column in columns
+                                                         for choice in column))
         number = {choice: k for k, choice in enumerate(choices)}
         table = torch.tensor([[number[choice] for choice in column] for column in columns])
         self.planned.scatter_(1, self.places, table.T.to(self.idx.device))

@@ -93,5 +93,5 @@ def method(_=None):
 
 
 if __name__ == "__main__":
-    for path in draw(None, FIGURES, {"method": method}):
+    for path in plot(None, FIGURES, {"method": method}):
         print(path)

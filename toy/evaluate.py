@@ -169,7 +169,9 @@ def roles_of(outcome):
 
 def finite_numbers(name, values):
     """(P,N) as float64; ValueError unless all are finite real numbers, none of them masked."""
-    values = values.detach().cpu() if torch.is_tensor(values) else values
+    if torch.is_tensor(values):
+        values = values.detach().cpu()
+        values = values if values.is_complex() else values.double()  # numpy has no bfloat16
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -195,7 +197,7 @@ def where(rows, **wanted):
 
 
 def reward_rows(outcome, **columns):
-    """Reward, other metrics and responses cut off, of all prompts and of several subtasks; votes."""
+    """Reward, other metrics, responses cut off: of all prompts and of subtasks; votes."""
     rows, samples = [], outcome.rewards.shape[1]
     cut = outcome.rollout.cut.cpu().numpy().reshape(outcome.rewards.shape)
     parts = {None: np.arange(len(outcome.prompts))}
@@ -273,7 +275,8 @@ def round_rows(outcome, choices, pairs, statistics, **columns):
 def round_line(rows):
     """A round in one aligned line; impossible tokens only if there are any."""
     of = {row["metric"]: row["value"] for row in rows}
-    line = f"  round {rows[0]['round']:2}  reward {of['round_reward']:6.3f}  pairs {of['pairs']:4.0f}"
+    line = f"  round {rows[0]['round']:2}  reward {of['round_reward']:6.3f}"
+    line += f"  pairs {of['pairs']:4.0f}"
     if "loss_first" in of:
         line += f"  loss {of['loss_first']:.3f} -> {of['loss_last']:.3f}"
     if "pair_accuracy" in of:
@@ -387,11 +390,14 @@ def summary(results):
     table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths))
                       for line in lines)
     folder = "" if config["out"] == "out" else f" --out {shlex.quote(config['out'])}"
-    return (f"\nMean reward on test prompts ({config['variants'][0]}, choices sampled):\n{table}\n\n"
-            "The best fixed temperature is picked on these prompts, which favours it. The oracle is\n"
-            "told the role of each word; its temperatures were searched on other prompts.\n"
-            "Pair accuracy is the share of pairs in the right order. It falls towards 0.5 when only\n"
-            "luck is left to tell best from worst.\n\n"
-            f"Next: python -m toy.say \"{results['samples'][0]['prompt']}\"{folder}\n"
-            "      python train_toy.py --help; the course in notebooks/; what these numbers mean in\n"
-            "      results/README.md")
+    return f"""
+Mean reward on test prompts ({config['variants'][0]}, choices sampled):
+{table}
+
+The best fixed temperature is picked on these prompts, which favours it. The oracle is told the
+role of each word; its temperatures were searched on other prompts. Pair accuracy is the share of
+pairs in the right order; it falls towards 0.5 when only luck tells best from worst.
+
+Next: python -m toy.say "{results['samples'][0]['prompt']}"{folder}
+      python train_toy.py --help
+      What these numbers mean: results/README.md. The course: notebooks/."""

@@ -1,8 +1,8 @@
 """The figures of a run, from its results.json alone:  python -m toy.figures [out/results.json]
 
-Each figure is a function from results to a matplotlib figure, or to None if the results lack what it
-shows. One colour, one meaning: blue is the token level, orange the sequence level, green the oracle,
-grey a fixed temperature; the dark-to-yellow scale is temperature, from cold to hot.
+Each figure is a function from results to a matplotlib figure, or to None if the results lack what
+it shows. One colour, one meaning: blue is the token level, orange the sequence level, green the
+oracle, grey a fixed temperature; the dark-to-yellow scale is temperature, from cold to hot.
 """
 import io
 import json
@@ -73,7 +73,9 @@ def text(results):
     for sample in samples:
         if sample["policy"] == "fixed":
             lines += [[], [(0, sample["prompt"], None, True)]]
-        said = "learned" if sample["policy"] == "adaptive" else f"{name_of(sample['choices'][0])} fixed"
+        said = "learned"
+        if sample["policy"] == "fixed":
+            said = f"{name_of(sample['choices'][0])} fixed"
         lines.append([(0, f"{said}, reward {sample['reward']:.2f}", None, False)])
         x = 26
         for word, choice in zip(sample["words"], sample["choices"]):

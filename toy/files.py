@@ -52,7 +52,8 @@ def write(path, data):
         raise ValueError(f"cannot write {path}: {error.strerror}; make room or choose another "
                          "folder, then run the same command again") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it was renamed, or never written
+            beside.unlink()
 
 
 def read(path):
@@ -110,8 +111,8 @@ def environment():
         if Path(git("rev-parse", "--show-toplevel") or "/") == ROOT:
             commit = git("describe", "--always", "--dirty", "--abbrev=10")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(python=platform.python_version(), torch=str(torch.__version__), gpu=gpu, commit=commit,
-                machine=platform.machine(), threads=torch.get_num_threads())
+    return dict(python=platform.python_version(), torch=str(torch.__version__), gpu=gpu,
+                machine=platform.machine(), threads=torch.get_num_threads(), commit=commit)
 
 
 # --- seeds ----------------------------------------------------------------------------------------

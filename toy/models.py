@@ -1,4 +1,4 @@
-"""The base model, a small GPT pretrained on the noisy corpus of all tasks; trained ones from files."""
+"""The base model, a small GPT pretrained on the noisy corpus, and trained models from files."""
 import copy
 import math
 
@@ -82,7 +82,7 @@ def pretrain(cfg):
 
 
 def restored(base, trained, choices, level):
-    """What train_toy.train returned, as modules on the device of `base`.  -> GPT, AdaptiveDecoder"""
+    """What train_toy.train returned, as modules beside `base`.  -> GPT, AdaptiveDecoder"""
     model = copy.deepcopy(base)
     if trained["model"]:
         model.load_state_dict(trained["model"])

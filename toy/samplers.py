@@ -9,9 +9,10 @@ of transformers' GenerationConfig, which has no top_nsigma. The order matters: "
 what is left; "temper, truncate" (as in transformers) does it the other way round. As text,
 `min_p=.05@3` truncates first and `3@min_p=.05` tempers first.
 
-A penalty has a memory: it lowers the logits of tokens that the response has already (the prompt does
-not count). Servers call these frequency_penalty, presence_penalty and repetition_penalty. After `|`
-comes a truncation of the model's own distribution, before the penalty; the temperature comes last.
+A penalty has a memory: it lowers the logits of tokens that the response already has (the prompt
+does not count). Servers call these frequency_penalty, presence_penalty and repetition_penalty.
+After `|` stands a truncation of the model's own distribution. It comes first, then the penalty,
+then the temperature.
 
 (...,V): any leading dimensions and V tokens.
 """
@@ -186,6 +187,6 @@ def choice_of(text):
         return Setting(kind.strip(), value, tau, order)
     except ValueError as error:
         reason = f" ({error})" if "could not convert" not in str(error) else ""
-        raise ValueError(f"{text!r} is not a choice{reason}; give a temperature, or a sampler with a "
-                         f"number: {', '.join([*CUTS, *PENALTIES])}, as in top_p=.9, min_p=.05@3 "
-                         "or frequency=1@0") from None
+        raise ValueError(f"{text!r} is not a choice{reason}; give a temperature, or a sampler with "
+                         f"a number: {', '.join([*CUTS, *PENALTIES])}, as in top_p=.9, "
+                         "min_p=.05@3 or frequency=1@0") from None

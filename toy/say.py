@@ -5,11 +5,12 @@
     python -m toy.say "fox finds" --experiment mix --level sequence --numbers
 
 The darker a word's background, the colder its temperature, as in the figures. Where there are no
-colours (NO_COLOR is set, or the output is not a terminal) the temperature is printed after the word.
+colours (NO_COLOR is set, or the output is not a terminal) the temperature is printed after the
+word.
 
 The model is that of the last run of train_toy.py in the folder, with its first loss and the decoder
-of the experiment that the prompt belongs to. It continues any words that it knows; only prompts of a
-task have a reward.
+of the experiment that the prompt belongs to. It continues any words that it knows; only prompts of
+a task have a reward.
 """
 import argparse
 import functools
@@ -185,7 +186,8 @@ def main(argv):
                                                                  config["choices"])}
     if args.temperature is not None:
         fixed = choice_of(args.temperature)
-        policies[f"fixed: {figures.name_of(label(fixed))}"] = dict(temperature=fixed), [label(fixed)]
+        name = f"fixed: {figures.name_of(label(fixed))}"
+        policies[name] = dict(temperature=fixed), [label(fixed)]
 
     choices = list(dict.fromkeys(sum((labels for _, labels in policies.values()), [])))
     shade_of = figures.shades(choices)
