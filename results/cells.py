@@ -1,8 +1,8 @@
 """One cell of the study: what is computed on one base model, and kept in a file.
 
-A cell is a dict: part, experiment, level, method, option, base_seed, seed, mode (of the noisy
-slots), split (of the prompts that it is measured on), what to `do`, and in `how` whatever differs
-from the main job's options (train_toy.Config) and from methods.Recipe. Everything that is searched
+A cell is a dict: part, experiment, subtask (or "" for all), level, method, option, base_seed, seed,
+mode (of the noisy slots), split (of the prompts that it is measured on), what to `do`, and in `how`
+whatever differs from the main job's options (train_toy.Config) and from methods.Recipe. Everything that is searched
 for or tuned is measured on validation prompts; test prompts are only for what is reported.
 """
 import contextlib
@@ -39,9 +39,9 @@ def code():
 
 
 def name_of(cell):
-    """A cell's file: of other options, other code or another PyTorch it has another name."""
+    """A cell's file: of other options or other code it has another name."""
     words = f"{cell['experiment']}-{cell['method']}".replace(" ", "_")
-    return f"{words}-{files.digest([cell, code(), str(torch.__version__)])}.json.gz"
+    return f"{words}-{files.digest([cell, code()])}.json.gz"
 
 
 def options_of(cell):
@@ -97,11 +97,12 @@ def base_model(cell, folder):
 # --- what cells do: each yields an option's name, its Outcome, and rows of numbers ----------------
 
 
-def prompts_of(cfg, experiment, split):
-    """The prompts of all that is measured on a split; on test prompts those of the main job."""
-    _, rng = files.randomness("cpu", split, experiment)
+def prompts_of(cfg, cell, split):
+    """The prompts on which all is measured, or a subtask's; on the test split the main job's."""
+    _, rng = files.randomness("cpu", split, cell["experiment"])
     n = cfg.test_prompts if split == "test" else cfg.oracle_prompts
-    return sample_prompts(experiment, split, n, rng)
+    prompts = sample_prompts(cell["experiment"], split, n, rng)
+    return [item for item in prompts if cell["subtask"] in ("", item[0])]
 
 
 def fixed(cell, cfg, how, base, prompts, search, gen):
@@ -149,19 +150,13 @@ def kinds(cell, cfg, how, base, prompts, search, gen):
 
 
 def rule(cell, cfg, how, base, prompts, search, gen):
-    """The best setting of a rule, or of several, on all validation prompts or on each subtask's."""
+    """The best setting of a rule, or of several, on validation prompts."""
     rules = [rule for family in cell["families"] for rule in RULES[family]][::cell["thin"]]
-    groups = {"": search}
-    if cell["per_subtask"]:
-        groups = {name: [item for item in search if item[0] == name] for name, _ in search}
-    best, numbers = {}, []
-    for name, of_group in groups.items():
-        best[name], value, n = best_rule(base, rules, of_group, gen)
-        found = dict(validation=value, scored=n, tries=len(rules), at_edge=at_edge(best[name]))
-        numbers += [row(metric, x, len(of_group), choice=choice_name(best[name]), subtask=name)
-                    for metric, x in found.items()]
-    yield "", respond_by_rule(base, prompts, cfg.test_samples, gen,
-                              [best.get(name, best.get("")) for name, _ in prompts]), numbers
+    best, value, n = best_rule(base, rules, search, gen)
+    outcome = respond_by_rule(base, prompts, cfg.test_samples, gen, [best] * len(prompts))
+    found = dict(validation=value, scored=n, tries=len(rules), at_edge=at_edge(best))
+    yield "", outcome, [row(metric, x, len(search), choice=choice_name(best))
+                        for metric, x in found.items()]
 
 
 def train(cell, cfg, how, base, prompts, search, gen):
@@ -191,10 +186,10 @@ def compute(cell, folder):
     rewards, numbers = {}, []
     if cell["do"] != "base":
         cfg, how = options_of(cell)
-        prompts = prompts_of(cfg, cell["experiment"], cell["split"])
-        search = prompts_of(cfg, cell["experiment"], "validation")
+        prompts = prompts_of(cfg, cell, cell["split"])
+        search = prompts_of(cfg, cell, "validation")
         gen, _ = files.randomness("cpu", "study", *(cell[name] for name in (
-            "experiment", "level", "method", "option", "base_seed", "seed")))
+            "experiment", "subtask", "level", "method", "option", "base_seed", "seed")))
         for option, outcome, rows in DO[cell["do"]](cell, cfg, how, base, prompts, search, gen):
             rewards[option] = outcome.rewards.round(4).tolist()
             numbers += [dict(x, option=option) for x in [*reward_rows(outcome), *rows]]

@@ -39,7 +39,7 @@ class Study:
     minutes: float = option(1e6, "start no cell after so many minutes")
     plan: bool = option(False, "print what is left to do, and stop")
     publish: bool = option(False, "write data, tables and figures of the pages")
-    pack: str = option("", "archive of what this run finishes")
+    pack: str = option("", "start of the names of archives with all that is finished")
     commit: str = option("", "of this code, where there is no .git (or STUDY_COMMIT)")
     out: str = option("out/study", "folder of cells and base models")
     pretrain_steps: int = option(1600, "updates of a base model")
@@ -51,22 +51,23 @@ class Study:
 
 
 QUICK = dict(experiments=("mix", "vote"), bases=2, few=2, decoders=1, rival_decoders=1,
-             tuning_bases=1, tries=1, thin=40, brief=True, pretrain_steps=60, prompts=12, rounds=1,
-             test_prompts=12, oracle_prompts=12, out="out/quick/study")
+             tuning_bases=1, tries=1, thin=80, brief=True, pretrain_steps=30, prompts=9, rounds=1,
+             test_prompts=6, test_samples=4, oracle_prompts=6, out="out/quick/study")
 SIZES = ("pretrain_steps", "prompts", "rounds", "test_prompts", "test_samples", "oracle_prompts")
 
 
-def next_tries(values, most):
+def next_tries(values, most, wide=1):
     """The lattice points to try next, given {point: validation reward}; none: the best is inside.
 
     A point (i,j) is a rate of 0.002 * 2^i and a beta of 0.5 * 3^j, or 20 * 2^j updates per round.
+    With `wide` 0 only the rate varies.
     """
-    square = [(i, j) for i in (0, -1, 1) for j in (0, -1, 1)][:most]
+    square = [(i, j) for i in (0, -1, 1) for j in (0, -wide, wide)[:1 + 2 * wide]][:most]
     missing = [point for point in square if point not in values]
     if missing or len(values) >= most:
         return missing
     i, j = max(values, key=values.get)
-    return [point for point in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1))
+    return [point for point in ((i + 1, j), (i - 1, j), (i, j + wide), (i, j - wide))
             if point not in values]
 
 
@@ -108,7 +109,7 @@ class Plan:
         cell = dict(part=self.part, experiment=experiment, level=LEVEL[experiment], method=method,
                     option="", base_seed=base_seed, seed=0, mode=MODE, split="test", do="train",
                     how={name: getattr(study, name) for name in SIZES} | how, families=[],
-                    per_subtask=False, thin=study.thin, every_round=False, detail=False)
+                    subtask="", thin=study.thin, every_round=False, detail=False)
         cell = json.loads(json.dumps(cell | given))  # as it is read from its file
         self.found[name_of(cell)] = cell
         return cell
@@ -125,7 +126,8 @@ class Plan:
         how = SEARCHES[name]
         knob = OBJECTIVES[how.get("objective", "latent")].knob
         values = self.tried.setdefault((name, experiment), {})
-        while points := next_tries(values, self.study.tries):
+        wide = int("sees" not in how)  # a control has the beta of LPO
+        while points := next_tries(values, self.study.tries, wide):
             found = {point: self.validated(experiment, name, how | setting_of(knob, point),
                                            option="try {} {}".format(*point)) for point in points}
             if None in found.values():
@@ -164,8 +166,9 @@ class Plan:
         self.on_bases("fixed temperature", do="fixed")
         for family in RULES:
             self.on_bases(family, do="rule", families=[family])
-        self.on_bases("rule per subtask", do="rule", families=list(RULES), per_subtask=True,
-                      experiments=["mix"])
+        for name in EXPERIMENTS["mix"]:
+            self.on_bases("rule per subtask", do="rule", families=list(RULES), subtask=name,
+                          experiments=["mix"])
         self.on_bases("oracle by kind of prompt", do="kinds", level="sequence")
         sets = {f"LPO, {name}": choices for name, choices in SETS.items()}
         if picked:

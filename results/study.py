@@ -1,44 +1,35 @@
 """The study: every method on every experiment, in parallel, one file per cell.
 
-    python -m results.study --plan                     what is left to do, in core-minutes
-    python -m results.study --minutes 8 --pack a.zip   as much as eight minutes allow
-    python -m results.study --quick                    all kinds of cells, small: under a minute
-    python -m results.study --publish                  data, tables and figures of the pages
+    python -m results.study --plan                   what is left to do, in minutes of one core
+    python -m results.study --minutes 8 --pack a     what eight minutes allow, in a1.zip and so on
+    python -m results.study --quick                  all kinds of cells, small: under a minute
+    python -m results.study --publish                data, tables and figures of the pages
 
 Finished cells are skipped, and that is the only resuming; unpack archives of other machines into
-the same folder to merge them. When no cell is left, data, tables and figures are made, in the
-folder of the cells, or with --publish those of the pages. These must be complete, and each part of
-one environment and of one commit without changes.
+the same folder to merge them. When no cell is left, data, tables and figures are made in the folder
+of the cells. Those of the pages are made by --publish alone (publish.py).
 """
 import contextlib
 import functools
 import gzip
 import io
 import json
+import multiprocessing
 import os
 import sys
 import time
 import zipfile
-from dataclasses import asdict
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-from joblib import Parallel, delayed
 
 from lpo import require
-from results import plots, tables
 from results.cells import base_file, compute, name_of
-from results.methods import CANDIDATES
-from results.plan import LPO, QUICK, Plan, Study, seconds_of
-from tasks import EXPERIMENTS
+from results.plan import QUICK, Plan, Study, seconds_of
 from toy import files
-from toy.evaluate import row, win_rate
-from toy.figures import plot
 from toy.options import parse
-
-# --- computing ------------------------------------------------------------------------------------
 
 
 def environment_of(study):
@@ -53,14 +44,13 @@ def environment_of(study):
 
 
 def work(cell, folder, environment):
-    """One cell, in a process of its own.  -> its file's name"""
+    """One cell, in a process of its own."""
     torch.set_num_threads(1)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        kept = dict(cell=cell, environment=environment) | compute(cell, folder)
-    if cell["do"] == "base":
-        return base_file(cell, folder).name
-    files.write(Path(folder) / name_of(cell), gzip.compress(json.dumps(kept).encode(), mtime=0))
-    return name_of(cell)
+        record = dict(cell=cell, environment=environment) | compute(cell, folder)
+    if cell["do"] != "base":  # which is a file of its own
+        text = json.dumps(record).encode()
+        files.write(Path(folder) / name_of(cell), gzip.compress(text, mtime=0))
 
 
 def load(path):
@@ -84,157 +74,88 @@ def plan_of(study, guess=False):
 
 
 def ready(study):
-    """What can be computed now: base models that are missing, then what is not finished."""
-    folder = Path(study.out)
-    left = [cell for name, cell in plan_of(study).found.items() if not (folder / name).exists()]
-    bases = {base_file(cell, folder): cell for cell in left}
-    missing = [dict(cell, do="base") for path, cell in bases.items() if not path.exists()]
-    return missing or left
+    """What can be computed now, the most important first; what needs a base model waits for it."""
+    folder, cells = Path(study.out), {}
+    for name, cell in plan_of(study).found.items():
+        if not (folder / name).exists():
+            base = base_file(cell, folder)
+            first = cell if base.exists() else dict(cell, do="base")
+            cells.setdefault(name if base.exists() else base.name, first)
+    return cells
 
 
 def run(study):
-    """Compute until nothing is left or the time is over.  -> the names of what was finished"""
-    environment, finished = environment_of(study), []
-    end = time.monotonic() + 60 * study.minutes
-    while time.monotonic() < end and (cells := ready(study)):
-        costs = {name_of(cell): seconds_of(cell) for cell in cells}
-        progress = files.Progress("core-seconds", round(sum(costs.values())))
-        # a generator, from which joblib takes a cell when a process is free
-        jobs = (delayed(work)(cell, study.out, environment) for cell in cells
-                if time.monotonic() < end)
-        parallel = Parallel(study.workers, return_as="generator_unordered", batch_size=1,
-                            pre_dispatch=study.workers)
-        done = 0.0
-        for n, name in enumerate(parallel(jobs), 1):
-            finished.append(name)
-            done += costs.get(name, progress.total / len(cells))
-            progress(max(1, round(done)), lambda: f"{n} of {len(cells)} cells, {name}")
-    return finished
+    """Compute until nothing is left or the time is over.  -> how many cells were finished"""
+    environment, end = environment_of(study), time.monotonic() + 60 * study.minutes
+    plan = plan_of(study, guess=True).found
+    progress = files.Progress("core-seconds", round(sum(map(seconds_of, plan.values()))))
+    finished, done, planned = 0, 0.0, 0.0
+    waiting, running = {}, {}  # {file: cell}, {future: (file, cell)}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(study.workers, mp_context=spawn) as pool:
+        while True:
+            # results decide what comes next, so the plan is made again, but not all the time
+            if not waiting or time.monotonic() - planned > 15:
+                busy = {name for name, _ in running.values()}
+                waiting = {name: x for name, x in ready(study).items() if name not in busy}
+                planned = time.monotonic()
+            while waiting and len(running) < study.workers and time.monotonic() < end:
+                name = next(iter(waiting))
+                cell = waiting.pop(name)
+                running[pool.submit(work, cell, study.out, environment)] = name, cell
+            if not running:
+                return finished
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()
+                name, cell = running.pop(future)
+                finished += 1
+                done += seconds_of(cell)
+                progress(max(1, round(done)), lambda: f"{finished} cells, {name}")
 
 
-def pack(study, names):
-    """One archive of finished cells and base models."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        for name in names:
-            file.write(Path(study.out) / name, name)
-    files.write(study.pack, archive.getvalue())
-    files.say(f"{study.pack}: {len(names)} files, {len(archive.getvalue()) / 2 ** 20:.1f} MiB")
+def pack(study):
+    """All finished cells and base models, in archives of at most 15 MiB."""
+    parts, size = [[]], 0
+    for path in sorted(Path(study.out).glob("*.*")):
+        size += path.stat().st_size
+        if size > 15 * 2 ** 20:
+            parts, size = [*parts, []], path.stat().st_size
+        parts[-1].append(path)
+    for number, paths in enumerate(parts, 1):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:  # cells are compressed already
+            for path in paths:
+                file.write(path, path.name)
+        files.write(f"{study.pack}{number}.zip", archive.getvalue())
+        files.say(f"{study.pack}{number}.zip: {len(paths)} files")
 
 
 def plan_table(study):
     """What there is, by part and method; recipes that are not known yet count as the main job's."""
-    rows = []
+    rows = {}
     for name, cell in plan_of(study, guess=True).found.items():
         minutes = seconds_of(cell) / 60
-        rows.append(dict(method=f"{cell['part']}: {cell['method']}", cells=1, minutes=minutes,
-                         left=0 if (Path(study.out) / name).exists() else minutes))
-    table = pd.DataFrame(rows).groupby("method", sort=False).sum()
-    table.loc["all"] = table.sum()
-    return table.round(1).to_markdown()
-
-
-# --- publishing -----------------------------------------------------------------------------------
-
-
-def records(study, plan):
-    """All finished cells of the plan; ValueError if some are missing."""
-    missing = [name for name in plan.found if not (Path(study.out) / name).exists()]
-    require(not missing, f"{len(missing)} cells are not finished, as {missing[:1]}; run "
-                         "python -m results.study first")
-    return [load(Path(study.out) / name) for name in plan.found]
-
-
-def provenance(found, clean=True):
-    """{part: environment}; ValueError unless each part has one environment and one clean commit."""
-    parts = {}
-    for record in found:
-        parts.setdefault(record["cell"]["part"], {})[
-            json.dumps(record["environment"], sort_keys=True)] = record["environment"]
-    for part, environments in parts.items():
-        require(len(environments) == 1, f"part {part!r} has {len(environments)} environments: "
-                                        f"{', '.join(environments)}; compute all of it in one")
-        commit = next(iter(environments.values()))["commit"]
-        require(not clean or commit and "dirty" not in commit, f"part {part!r} was computed at "
-                f"commit {commit}; commit all changes, then compute it again")
-    return {part: next(iter(environments.values())) for part, environments in parts.items()}
-
-
-def columns_of(cell, option):
-    kept = ("part", "experiment", "method", "level", "mode", "base_seed", "seed")
-    options = ", ".join(filter(None, (cell["option"], option)))
-    return {name: cell[name] for name in kept} | dict(option=options)
-
-
-def rewards_of(record):
-    """The mean reward of each test prompt's responses, as rows."""
-    names = EXPERIMENTS[record["cell"]["experiment"]]
-    for option, rewards in record["rewards"].items():
-        if option != "arg-max":  # whose mean is among the numbers
-            yield pd.DataFrame(columns_of(record["cell"], option) | dict(
-                prompt=range(len(rewards)), reward=np.mean(rewards, 1),
-                subtask=np.repeat(names, len(rewards) // len(names))))
-
-
-def numbers_of(found, plan):
-    """What is known of each cell beside its rewards, as rows; and what was tuned."""
-    fixed = {(r["cell"]["experiment"], r["cell"]["base_seed"]): r["rewards"] for r in found
-             if (r["cell"]["part"], r["cell"]["method"]) == ("main", "fixed temperature")}
-    for record in found:
-        cell = record["cell"]
-        numbers = record["numbers"]
-        if (cell["part"], cell["method"]) == ("main", LPO):
-            ours = np.array(record["rewards"][""])
-            numbers += [row("win rate", win_rate(ours, np.array(theirs)).mean(), len(ours),
-                            choice=tau, option="")
-                        for tau, theirs in fixed[cell["experiment"], cell["base_seed"]].items()]
-        yield from (x | columns_of(cell, x["option"]) for x in numbers)
-    for (name, experiment), values in plan.tried.items():
-        best = plan.recipe(name, experiment) | dict(tries=len(values), best=max(values.values()))
-        yield from (dict(part="main", experiment=experiment, method=name, option="recipe",
-                         metric=metric, value=x) for metric, x in best.items())
-
-
-def publish(study, folder, clean=True):
-    """Data files; ValueError unless all is complete, and clean."""
-    plan = plan_of(study)
-    found = records(study, plan)
-    sources = provenance(found, clean)
-    tests = [record for record in found if record["cell"]["split"] == "test"]
-    frames = dict(study=pd.concat([frame for record in tests for frame in rewards_of(record)]),
-                  study_numbers=pd.DataFrame(numbers_of(tests, plan)))
-    for name, frame in frames.items():
-        text = frame.to_csv(index=False, float_format="%.4g")
-        files.write(Path(folder) / f"{name}.csv.gz", gzip.compress(text.encode(), mtime=0))
-    about = dict(study=asdict(study), environments=sources, candidates=plan.picked,
-                 picked=CANDIDATES[plan.candidate()], seconds=sum(r["seconds"] for r in found))
-    files.write(Path(folder) / "study.json", json.dumps(about, indent=1))
-
-
-def report(study):
-    """Data, tables and figures.  -> their paths"""
-    into, pages = Path(study.out), []
-    data, figures = into / "data", into
-    if study.publish:
-        require("dirty" not in str(environment_of(study)["commit"]),
-                "the tree has changes; commit them before you publish")
-        into, pages = tables.HERE, tables.PAGES
-        data, figures = into / "data", into / "figures"
-    publish(study, data, clean=study.publish)
-    tables.write(data, pages, into)
-    return plot(tables.Data(data), figures, plots.FIGURES)
+        left = 0 if (Path(study.out) / name).exists() else minutes
+        method = cell["method"] if cell["split"] == "test" else f"tuning {cell['method']}"
+        for key in (f"{cell['part']}: {method}", f"{cell['part']}: all", "all"):
+            rows[key] = np.add(rows.get(key, 0), (1, minutes, left))
+    lines = [f"{key:45} {n:6.0f} {minutes:8.1f} {left:8.1f}"
+             for key, (n, minutes, left) in rows.items()]
+    return "\n".join([f"{'':45}  cells  minutes     left", *lines])
 
 
 def main(study):
     if study.plan:
         print(plan_table(study))
         return
-    names = [] if study.publish else run(study)
-    if study.pack:
-        pack(study, names)
-    left = len(ready(study))
-    print(f"{len(names)} cells finished; {left} are left that can be computed now")
-    if study.publish or not left:
+    if not study.publish:
+        try:
+            print(f"{run(study)} cells finished; {len(ready(study))} can be computed now")
+        finally:
+            if study.pack:
+                pack(study)
+    if study.publish or not study.pack and not ready(study):
+        from results.publish import report  # computing needs neither pandas nor matplotlib
         print(*report(study), sep="\n")
 
 

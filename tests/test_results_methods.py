@@ -339,7 +339,7 @@ def test_nothing_is_tuned_on_test_prompts(monkeypatch, base, do):
         prompts) or original[1](model, prompts, *of, **more))
     cell = dict(part="main", experiment="vote", level="token", method="top-k", option="",
                 base_seed=0, seed=0, mode=0.4, split="test", do=do, families=["top-k"], thin=9,
-                per_subtask=False, detail=True, every_round=False,
+                subtask="", detail=True, every_round=False,
                 how=dict(test_prompts=4, test_samples=8, oracle_prompts=4))
     found = cells.compute(cell, ".")
     assert {split_of(prompt) for _, prompt in searched} == {"validation"}
