@@ -151,7 +151,9 @@ def kinds(cell, cfg, how, base, prompts, search, gen):
 
 def rule(cell, cfg, how, base, prompts, search, gen):
     """The best setting of a rule, or of several, on validation prompts."""
-    rules = [rule for family in cell["families"] for rule in RULES[family]][::cell["thin"]]
+    rules = [rule for family in cell["families"] for rule in RULES[family]]
+    some = np.random.default_rng(0).permutation(len(rules))[::cell["thin"]]
+    rules = [rules[i] for i in sorted(some)]
     best, value, n = best_rule(base, rules, search, gen)
     outcome = respond_by_rule(base, prompts, cfg.test_samples, gen, [best] * len(prompts))
     found = dict(validation=value, scored=n, tries=len(rules), at_edge=at_edge(best))

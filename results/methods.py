@@ -553,7 +553,14 @@ def scorer(model, decoder, prompts, rollout):
         logits, hidden = states = aligned(model, prompts, rollout.tokens)
     if not isinstance(decoder, Continuous):
         frozen = response_logps(model, decoder, prompts, rollout, states=states)
-        return lambda: replace(frozen, tau_logps=decoder.response(hidden))
+
+        def decided():
+            """(B,L,K); at the token level padding, a third of it, costs nothing and stays 0"""
+            if decoder.level == "sequence":
+                return decoder.response(hidden)
+            logps = hidden.new_zeros(*rollout.mask.shape, len(decoder.choices))
+            return logps.index_put((rollout.mask,), decoder(hidden[rollout.mask]))
+        return lambda: replace(frozen, tau_logps=decided())
 
     def text_logps():
         """With one choice the latent score is DPO's, of the text.  -> (B,T,1)"""

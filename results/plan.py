@@ -12,11 +12,11 @@ import numpy as np
 
 from results.cells import MODE, name_of
 from results.methods import (CANDIDATES, LEVEL, OBJECTIVES, RULES, SEES, SETS, WITH_MEMORY,
-                             WITHOUT_MEMORY)
+                             WITHOUT_MEMORY, OfText)
 from tasks import EXPERIMENTS
 from toy.options import option
 
-PARTS = ("main", "sweeps", "modes")
+PARTS = ("main", "modes", "sweeps")
 ORDER = ("repeats", "constrained", "mix", "vote")  # the longest cells come first
 TUNING_SEED = 100  # of the first base model on which recipes are tuned
 MODES = (0.3, 0.5, 0.6)
@@ -30,10 +30,10 @@ class Study:
     bases: int = option(10, "base models")
     few: int = option(3, "base models of sweeps and modes")
     decoders: int = option(3, "decoders of LPO on each base model")
-    rival_decoders: int = option(2, "decoders of rivals and controls")
+    rival_decoders: int = option(2, "decoders of rivals; controls have one")
     tuning_bases: int = option(2, "base models on which recipes are tuned")
-    tries: int = option(25, "most tries of a recipe, if the best one keeps moving")
-    thin: int = option(1, "take every n-th setting of the rules")
+    tries: int = option(16, "most tries of a recipe, if the best one keeps moving")
+    thin: int = option(1, "take one in n of the rules' settings")
     brief: bool = option(False, "take the first value of each sweep")
     workers: int = option(os.cpu_count(), "processes")
     minutes: float = option(1e6, "start no cell after so many minutes")
@@ -168,7 +168,7 @@ class Plan:
             self.on_bases(family, do="rule", families=[family])
         for name in EXPERIMENTS["mix"]:
             self.on_bases("rule per subtask", do="rule", families=list(RULES), subtask=name,
-                          experiments=["mix"])
+                          experiments=["mix"], thin=3 * study.thin)
         self.on_bases("oracle by kind of prompt", do="kinds", level="sequence")
         sets = {f"LPO, {name}": choices for name, choices in SETS.items()}
         if picked:
@@ -190,8 +190,9 @@ class Plan:
                           **rivals)
         for name, how in SEARCHES.items():
             if name != "latent":
-                self.on_bases(name, how, tuned=name, detail=name in ("nll", "separate"), **rivals)
-        self.on_bases("joint", dict(objective="joint"), tuned="separate", **rivals)
+                self.on_bases(name, how, tuned=name, detail=name in ("nll", "separate"),
+                              seeds=1 if "sees" in how else study.rival_decoders)
+        self.on_bases("joint", dict(objective="joint"), tuned="separate")
 
     def some(self, *values):
         return values[:1] if self.study.brief else values
@@ -200,7 +201,7 @@ class Plan:
         """On few base models, with one decoder each and the recipe of the objective."""
         few = dict(bases=self.study.few)
         rounds, prompts = self.study.rounds, self.study.prompts
-        sizes = self.some(prompts // 12, prompts // 4, prompts)
+        sizes = self.some(max(3, prompts // 10), prompts // 4, prompts)
         for name, how in (("latent", {}), ("memory", dict(choices=SETS["memory"])),
                           ("REINFORCE", dict(objective="REINFORCE"))):
             for n in sizes:
@@ -215,10 +216,8 @@ class Plan:
         changes += [("prompts", n, {}) for n in sizes]
         changes += [("rounds", n, dict(prompts=prompts * rounds // n, steps=20 * rounds // n))
                     for n in self.some(1, 2, 6, 12)]  # as many prompts and updates in all
-        for name in ("latent", "separate"):
-            for what, value, more in changes:
-                self.on_bases(f"{what}, {name}", more | {"objective": name, what: value},
-                              tuned=name, option=f"{value:g}", **few)
+        for what, value, more in changes:
+            self.on_bases(what, more | {what: value}, tuned="latent", option=f"{value:g}", **few)
         for name in ("latent", "separate, with reference", "REINFORCE", "marginal policy gradient"):
             for noise in self.some("flip 0.2", "", "flip 0.4", "spread 1", "spread 3"):
                 self.on_bases(f"noise, {name}", dict(objective=name, noise=noise),
@@ -243,7 +242,7 @@ class Plan:
                               thin=3 * self.study.thin, **few)
 
 
-SECONDS = {"repeats": 10.0, "constrained": 8.0, "mix": 4.5, "vote": 2.4}  # of a decoder, one core
+SECONDS = {"repeats": 9.0, "constrained": 7.0, "mix": 3.3, "vote": 2.0}  # of a decoder, one core
 
 
 def seconds_of(cell):
@@ -252,13 +251,16 @@ def seconds_of(cell):
     if cell["do"] == "base":
         return 30 * how["pretrain_steps"] / 1600
     if cell["do"] == "rule":
-        rules = sum(len(RULES[family]) for family in cell["families"]) / cell["thin"]
-        heats = min(how["oracle_prompts"] / 36, 1)  # three heats cost the same
-        return 0.1 * unit + (0.03 + 0.0055 * unit) * rules * heats
+        rules = [rule for family in cell["families"] for rule in RULES[family]]
+        slow = sum(isinstance(rule, OfText) for rule in rules)  # which read each text
+        heats = min(how["oracle_prompts"] / 36, 1) / cell["thin"]  # three heats cost the same
+        return 0.1 * unit + heats * ((0.02 + 0.006 * unit) * len(rules) + 0.03 * slow)
     if cell["do"] != "train":
-        return unit * dict(fixed=0.8, kinds=0.25, oracle=0.6)[cell["do"]]
-    learning = 2.0 if OBJECTIVES[how.get("objective", "latent")].data == "all" else 0.5
-    learning *= how.get("steps", 20) / 20 * (12 if how.get("model_lr") else 1)
+        return unit * dict(fixed=0.75, kinds=0.25, oracle=0.5)[cell["do"]]
+    learning = 1.5 if OBJECTIVES[how.get("objective", "latent")].data == "all" else 0.5
+    learning *= 12 if how.get("model_lr") else 1
+    if cell["level"] == "token":
+        learning *= how.get("steps", 20) / 20
     sampling = 0.4 * how.get("responses", 8) / 8
     tests = how["rounds"] if cell["every_round"] else 1
     return unit * (how["rounds"] * how["prompts"] / 720 * (sampling + learning) + 0.1 * tests)

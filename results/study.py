@@ -99,7 +99,8 @@ def run(study):
                 busy = {name for name, _ in running.values()}
                 waiting = {name: x for name, x in ready(study).items() if name not in busy}
                 planned = time.monotonic()
-            while waiting and len(running) < study.workers and time.monotonic() < end:
+            queued = study.workers + study.workers // 4  # so that none idles during the planning
+            while waiting and len(running) < queued and time.monotonic() < end:
                 name = next(iter(waiting))
                 cell = waiting.pop(name)
                 running[pool.submit(work, cell, study.out, environment)] = name, cell
