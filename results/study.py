@@ -85,18 +85,21 @@ def ready(study):
 
 
 def run(study):
-    """Compute until nothing is left or the time is over.  -> how many cells were finished"""
+    """Compute until nothing is left or the time is over.  -> how many cells were finished
+
+    Cells that fail are named and left out.
+    """
     environment, end = environment_of(study), time.monotonic() + 60 * study.minutes
     plan = plan_of(study, guess=True).found
     progress = files.Progress("core-seconds", round(sum(map(seconds_of, plan.values()))))
     finished, done, planned = 0, 0.0, 0.0
-    waiting, running = {}, {}  # {file: cell}, {future: (file, cell)}
+    waiting, running, failed = {}, {}, set()  # {file: cell}, {future: (file, cell)}, {file}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(study.workers, mp_context=spawn) as pool:
         while True:
             # results decide what comes next, so the plan is made again, but not all the time
             if not waiting or time.monotonic() - planned > 15:
-                busy = {name for name, _ in running.values()}
+                busy = failed | {name for name, _ in running.values()}
                 waiting = {name: x for name, x in ready(study).items() if name not in busy}
                 planned = time.monotonic()
             queued = study.workers + study.workers // 4  # so that none idles during the planning
@@ -107,8 +110,11 @@ def run(study):
             if not running:
                 return finished
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                future.result()
                 name, cell = running.pop(future)
+                if error := future.exception():
+                    failed.add(name)
+                    files.say(f"{name} failed: {error!r}")
+                    continue
                 finished += 1
                 done += seconds_of(cell)
                 progress(max(1, round(done)), lambda: f"{finished} cells, {name}")

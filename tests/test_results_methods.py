@@ -235,11 +235,10 @@ def test_training_is_that_of_the_main_job(base, capsys, name, level, more):
         assert all(torch.equal(x, theirs[key]) for key, x in weights.items())
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"AutoDeco's, corpus"}))
 def test_objectives_learn_to_be_cold_where_only_the_arg_max_is_right(monkeypatch, base, name):
-    """A reward of how often the arg-max was taken: those that see rewards end colder than they
-    began, and AutoDeco's of the corpus, which is noise here, does not matter. Odds of a false
-    alarm: the seed is fixed."""
+    """A reward of how often the arg-max was taken: all that see rewards end colder than they
+    began. The seed is fixed."""
     best = generate(base, [encode("now solve for 1 2 3 4 :")], 9, temperature=0.0).tokens[0]
     best = tasks.decode(best.tolist()).split()
     task = replace(tasks.TASKS["vote"], ask=lambda rng: "now solve for 1 2 3 4 :",
@@ -254,7 +253,7 @@ def test_objectives_learn_to_be_cold_where_only_the_arg_max_is_right(monkeypatch
         tau, start = decoder(hidden).item(), (decoder.coldest + decoder.hottest) / 2
     else:
         tau, start = (decoder(hidden).exp() @ torch.tensor(TEMPERATURES)).item(), 0.6
-    assert tau < start - 0.05 or name == "AutoDeco's, corpus"
+    assert tau < start - 0.05
 
 
 def test_corpus_text_as_if_it_had_been_sampled():
