@@ -122,13 +122,14 @@ def response_logps(lm, decoder, prompts, rollout, ref_lm=None, ref_decoder=None)
 
 
 def sample_at(logits, tau, generator):
-    """One index per row from softmax(logits / tau), the arg-max at 0.  (B,N), (B,1) -> (B,)
+    """One index per row from softmax(logits / tau), the arg-max at 0.  (B,N), (B,1) -> (B,), (B,)
 
     Each index waits for an exponential time, of rate exp(logits / tau), and the first to come is
     taken. In float64, so that rare tokens have their chance; the device is asked for no value.
+    Returned first: a number that is finite if the logits are, at one index at least.
     """
     times = torch.empty(logits.shape, dtype=torch.float64, device=logits.device)
-    return (logits - tau * times.exponential_(generator=generator).log_()).argmax(-1)
+    return (logits - tau * times.exponential_(generator=generator).log_()).max(-1)
 
 
 class Adaptive:
@@ -151,12 +152,14 @@ class Adaptive:
         require(plain and config.guidance_scale in (None, 1),
                 "choices go neither with beams nor with guidance; leave these options out")
         self.lm, self.start = model, input_ids.shape[1]
-        self.tau_idx, self.seen, self.sum = input_ids[:, :0], [], 0
+        self.k, self.seen, self.checks, self.taus = [], [], [], None
         pad = input_ids.new_zeros(len(input_ids)) if mask is None else (mask == 0).sum(1)
         self.row = int(pad.argmax())  # the shortest prompt, whose states are compared
         processors = [p for p in logits_processor if not type(p).__name__.endswith("Warper")]
         result = model._sample(input_ids, LogitsProcessorList([*processors, self.choose]), **others)
-        require(self.sum.isfinite().all(), "the model or decoder gives NaN, or no possible token")
+        self.tau_idx = torch.stack(self.k, 1)
+        require(torch.stack(self.checks).isfinite().all(),
+                "the model or decoder gives NaN, or no possible token")
         text = getattr(result, "sequences", result)[self.row, pad[self.row]:-1]
         n, tap = self.start - int(pad[self.row]), tap_of(model)
         kind = (n < self.start, n.bit_length(), len(text).bit_length(),
@@ -177,17 +180,20 @@ class Adaptive:
             k = torch.tensor([choices.index(choice) for choice in of_rows], device=logits.device)
         else:
             choices, tau_logps = self.decoder.choices, self.decoder(hidden)  # (B,K)
-            self.sum = self.sum + tau_logps[:, 0]
-            k = tau_logps.argmax(-1) if self.greedy else sample_at(tau_logps, 1, self.generator)
-            if self.decoder.level == "sequence" and written.shape[1]:
-                k = self.tau_idx[:, 0]
-        self.tau_idx = torch.cat([self.tau_idx, k[:, None]], 1)
+            check, k = tau_logps.max(-1) if self.greedy else sample_at(tau_logps, 1, self.generator)
+            self.checks.append(check)
+            if self.decoder.level == "sequence" and self.k:
+                k = self.k[0]
+        self.k.append(k)
         if any(map(callable, choices)):
             counts = decoding.counts_of(written, logits.shape[1])
-            logits, choices, k = decoding.logps_at(logits, choices, k, counts), [1], k * 0
-        self.sum = self.sum + logits.amax(-1)
-        tau = torch.tensor(choices, dtype=torch.float64, device=logits.device)[k, None]
-        token = sample_at(logits, tau, self.generator)
+            logits, tau = decoding.logps_at(logits, choices, k, counts), 1
+        else:
+            if self.decoder is None or self.taus is None:  # a copy to a GPU would wait for it
+                self.taus = torch.tensor(choices, dtype=torch.float64, device=logits.device)
+            tau = self.taus[k, None]  # (B,1)
+        check, token = sample_at(logits, tau, self.generator)
+        self.checks.append(check)
         return torch.full_like(logits, -torch.inf).scatter(1, token[:, None], 0.0)
 
 

@@ -108,7 +108,7 @@ def respond(cfg, model, items, generator, level=None, decoder=None, **policy):
     lengths = torch.tensor([[TASKS[name].length] for name, _ in items], device=lm.device)
     T, R = int(lengths.max()), len(items)
     if level == "mean":
-        k = hf.sample_at(decoder(mean_states(lm, prompts)), 1, generator)  # (R,)
+        _, k = hf.sample_at(decoder(mean_states(lm, prompts)), 1, generator)  # (R,)
         choices = [decoder.choices[j] for j in k.tolist()]
     parts = []
     for start in range(0, R, cfg.at_once):
