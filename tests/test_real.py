@@ -159,6 +159,9 @@ def test_the_end_of_a_text():
             assert not torch.isin(tokens[:n - 1], ends).any()
             assert cut == (not torch.isin(tokens[n - 1], ends)) and (n == 15 or not cut)
         assert got.cut.all() == (eos == ()) and got.tau_idx is None
+    first = plain.generate(ours, PROMPTS[:1], 1, temperature=0.0).tokens[0, 0].tolist()
+    got = hf.generate(lm, PROMPTS[:1], 9, decoder=rough_decoder(choices=(0.0,)), eos=first)
+    assert got.tokens.tolist() == [[first, *[0] * 8]] and got.mask.sum() == 1  # all ended early
 
 
 def test_processors_act_before_the_choice_and_warpers_not_at_all():
