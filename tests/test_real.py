@@ -45,7 +45,7 @@ def gpt2():
 
 
 def rough_decoder(level="token", choices=CHOICES):
-    torch.manual_seed(1)
+    torch.manual_seed(4)  # all choices are likely
     return rough(AdaptiveDecoder(16, choices, level))
 
 
@@ -73,7 +73,7 @@ def test_scores_are_those_of_the_core(level, monkeypatch):
     for weights in zip(ref_lm.state_dict().values(), lm.state_dict().values()):
         weights[0].copy_(0.9 * weights[1])
     ref_ours.load_hf_state_dict(ref_lm.state_dict())
-    decoder, ref_decoder = rough_decoder(level), AdaptiveDecoder(16, CHOICES, level)
+    decoder, ref_decoder = rough_decoder(level), rough(AdaptiveDecoder(16, CHOICES, level))
     rollout = hf.generate(lm, PROMPTS * 4, 12, decoder=decoder, generator=noise(0))
     assert not rollout.mask.all() and rollout.cut.any()
     for references in ((None, None), (None, ref_decoder), (ref_lm, ref_decoder)):
