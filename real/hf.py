@@ -19,7 +19,7 @@ from transformers import LogitsProcessorList, PreTrainedModel
 import decoder as decoding
 from lpo import ResponseLogps, require
 
-AT_ONCE = dict(cpu=2 ** 24, cuda=2 ** 29)  # logits of scored texts: 64 MiB and 2 GiB in float32
+AT_ONCE = dict(cpu=2 ** 24, cuda=2 ** 30)  # logits of scored texts: 64 MiB and 4 GiB in float32
 
 
 # --- hidden states --------------------------------------------------------------------------------
@@ -30,9 +30,11 @@ class Tap:
 
     It stays there: compiled code does not notice that a hook comes or goes.
     """
-    columns = None          # (B,n,1): only the states of these go on to the embedding
-    hidden = None           # (B,n,C) of these, or of all that came
-    compared = frozenset()  # kinds of generation whose states were compared
+
+    def __init__(self):
+        self.columns = None  # (B,n,1): only the states of these go on to the embedding
+        self.hidden = None   # (B,n,C) of these, or of all that came
+        self.compared = frozenset()  # kinds of generation whose states were compared
 
     def __call__(self, embedding, args):
         hidden = args[0] if self.columns is None else args[0].take_along_dim(self.columns, 1)

@@ -70,8 +70,8 @@ class Config:
 
 
 QUICK = dict(experiments=("lines",), methods=("fixed", "temperatures"), levels=("token",),
-             decoders=1, rounds=4, prompts=24, responses=6, validation=8, test=16, samples=3,
-             at_once=48, out="out/real_quick")
+             decoders=1, rounds=4, prompts=16, responses=6, validation=4, test=16, samples=2,
+             at_once=96, out="out/real_quick")
 
 
 def checked(cfg):
@@ -299,7 +299,7 @@ def main(cfg):
     environment = files.environment()
     files.say(f"{cfg.model}, commit {environment['commit']}, {environment['gpu'] or 'cpu'}")
     cells = cells_of(cfg)
-    paths = {cell: Path(cfg.out) / f"{'_'.join(map(str, cell))}_{key}.pt".replace(" ", "-")
+    paths = {cell: Path(cfg.out) / f"{'_'.join(map(str, cell))}_{key}.pt"
              for cell in cells}
     for cell in list(cells)[first::processes]:
         if time.monotonic() - start < 60 * cfg.minutes:

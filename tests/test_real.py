@@ -49,6 +49,10 @@ def rough_decoder(level="token", choices=CHOICES):
     return rough(AdaptiveDecoder(16, choices, level))
 
 
+def noise(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def p_value(counts, probabilities):
     """Of a chi-square test; what has probability 0 must not occur."""
     possible = probabilities > 1e-12
@@ -70,8 +74,7 @@ def test_scores_are_those_of_the_core(level, monkeypatch):
         weights[0].copy_(0.9 * weights[1])
     ref_ours.load_hf_state_dict(ref_lm.state_dict())
     decoder, ref_decoder = rough_decoder(level), AdaptiveDecoder(16, CHOICES, level)
-    rollout = hf.generate(lm, PROMPTS * 4, 12, decoder=decoder,
-                          generator=torch.Generator().manual_seed(0))
+    rollout = hf.generate(lm, PROMPTS * 4, 12, decoder=decoder, generator=noise(0))
     assert not rollout.mask.all() and rollout.cut.any()
     for references in ((None, None), (None, ref_decoder), (ref_lm, ref_decoder)):
         theirs = ref_ours if references[0] is not None else None
@@ -105,7 +108,7 @@ def test_two_tokens_have_the_probabilities_of_the_core(level, select):
     lm, ours = gpt2()
     decoder = rough_decoder(level)
     rollout = hf.generate(lm, PROMPTS[:2] * 6000, 2, decoder=decoder, tau_select=select, eos=(),
-                          generator=torch.Generator().manual_seed(1))
+                          generator=noise(1))
     pairs = torch.cartesian_prod(torch.arange(V), torch.arange(V))
     every = Rollout(pairs, torch.ones_like(pairs, dtype=torch.bool), torch.ones(V * V) > 0,
                     torch.zeros_like(pairs)[:, :1 if level == "sequence" else 2])
@@ -148,7 +151,7 @@ def test_the_end_of_a_text():
     """None: the model's own; (): none; several. Bugs: tokens after the end counted, eos 0."""
     lm, ours = gpt2()
     for eos, same in ((None, END), ((), None), ([2, 5], [2, 5]), (0, 0)):
-        got = hf.generate(lm, PROMPTS * 9, 15, temperature=0.9, eos=eos, generator=torch.Generator().manual_seed(2))
+        got = hf.generate(lm, PROMPTS * 9, 15, temperature=0.9, eos=eos, generator=noise(2))
         ends = torch.tensor([] if same is None else same).flatten()
         for tokens, mask, cut in zip(got.tokens, got.mask, got.cut):
             n = int(mask.sum())
@@ -187,15 +190,13 @@ def test_every_cache_gives_the_same_text():
     code without the hook, or with that of an earlier call; the wrong row's or column's state."""
     lm, decoder = llama(), rough_decoder()
     lm.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=4, **CACHES["compiled"])
-    rollouts = [hf.generate(lm, PROMPTS, 12, decoder=decoder, eos=(), **options,
-                            generator=torch.Generator().manual_seed(3))
+    rollouts = [hf.generate(lm, PROMPTS, 12, decoder=decoder, eos=(), **options, generator=noise(3))
                 for options in (*CACHES.values(), CACHES["compiled"])]
     for rollout in rollouts[1:]:
         assert torch.equal(rollout.tokens, rollouts[0].tokens)
         assert torch.equal(rollout.tau_idx, rollouts[0].tau_idx)
     twin = copy.deepcopy(lm)  # a reference model
-    again = hf.generate(twin, PROMPTS, 12, decoder=decoder, eos=(),
-                        generator=torch.Generator().manual_seed(3))
+    again = hf.generate(twin, PROMPTS, 12, decoder=decoder, eos=(), generator=noise(3))
     assert torch.equal(again.tokens, rollouts[0].tokens)
     assert twin.lm_head.tap is not lm.lm_head.tap
 
@@ -203,11 +204,12 @@ def test_every_cache_gives_the_same_text():
 def test_in_the_librarys_own_generate():
     """Whoever calls lm.generate gets the same text, choices, and the library's other returns."""
     lm, decoder = llama(), rough_decoder("sequence")
-    rollout = hf.generate(lm, PROMPTS, 9, decoder=decoder, generator=torch.Generator().manual_seed(4))
-    adaptive = hf.Adaptive(decoder, generator=torch.Generator().manual_seed(4))
+    rollout = hf.generate(lm, PROMPTS, 9, decoder=decoder, generator=noise(4))
+    adaptive = hf.Adaptive(decoder, generator=noise(4))
     idx, pad = plain.padded(lm, PROMPTS, 9, left=True)
-    out = lm.generate(idx, attention_mask=(torch.arange(7) >= pad[:, None]).long(), max_new_tokens=9,
-                      custom_generate=adaptive, return_dict_in_generate=True, output_logits=True)
+    mask = (torch.arange(7) >= pad[:, None]).long()
+    out = lm.generate(idx, attention_mask=mask, max_new_tokens=9, custom_generate=adaptive,
+                      return_dict_in_generate=True, output_logits=True)
     new = out.sequences[:, 7:]
     assert torch.equal(new[rollout.mask[:, :new.shape[1]]], rollout.tokens[rollout.mask])
     assert torch.equal(adaptive.tau_idx[:, :1], rollout.tau_idx)
@@ -238,7 +240,8 @@ def test_half_precision_with_large_biases():
     theirs = lm.generate(idx, max_new_tokens=6, do_sample=False, eos_token_id=None)
     rollout = hf.generate(lm, idx.tolist(), 6, decoder=AdaptiveDecoder(16, (0.0, 1e-9)), eos=())
     assert rollout.tokens.tolist() == theirs[:, 4:].tolist()
-    assert hf.response_logps(lm, rough_decoder(), idx.tolist(), rollout).text_logps.dtype == torch.float32
+    logps = hf.response_logps(lm, rough_decoder(), idx.tolist(), rollout)
+    assert logps.text_logps.dtype == torch.float32
 
 
 def long_rope(limit):
@@ -285,7 +288,6 @@ REFUSED = {  # a model, options, and what the sentence says
     "guidance": (llama, dict(guidance_scale=2.0), "nor with guidance"),
     "candidates": (llama, dict(prompt_lookup_num_tokens=2), "neither with beams"),
     "several": (llama, dict(num_return_sequences=2), "one response per prompt"),
-    "a stop": (llama, dict(stopping_criteria=[]), "one response per prompt"),
     "a stream": (llama, dict(streamer=None), "one response per prompt"),
     "a wrong end": (llama, dict(eos=V), f"ids below {V}"),
     "a negative end": (llama, dict(eos=-1), f"ids below {V}"),
@@ -294,7 +296,7 @@ REFUSED = {  # a model, options, and what the sentence says
     "a long prompt": (llama, dict(prompts=[[1] * 61]), "at most 64 tokens"),
     "two policies": (llama, dict(decoder=rough_decoder()), "either a decoder or a temperature"),
     "NaN": (with_nan, {}, "NaN"),
-    "every word forbidden": (llama, dict(bad_words_ids=[[i] for i in range(V)], eos=()), "no possible"),
+    "no word": (llama, dict(bad_words_ids=[[i] for i in range(V)], eos=()), "no possible"),
 }
 
 

@@ -29,8 +29,9 @@ SIZES = {name: size for size, names in {  # windows are shorter than the texts
     4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads rotary_dim "
        "encoder_attention_heads num_decoder_attention_heads num_local_experts num_experts "
        "n_routed_experts linear_num_value_heads",
-    8: "head_dim patch_size state_size mamba_d_state ssm_state_size qk_nope_head_dim qk_rope_head_dim v_head_dim pronunciation_embed_dim "
-       "shape_embed_dim hidden_size_per_layer_input linear_key_head_dim linear_value_head_dim",
+    8: "head_dim patch_size state_size mamba_d_state ssm_state_size qk_nope_head_dim v_head_dim "
+       "qk_rope_head_dim pronunciation_embed_dim shape_embed_dim hidden_size_per_layer_input "
+       "linear_key_head_dim linear_value_head_dim",
     64: "max_position_embeddings n_positions max_seq_len position_embedding_size",
     5: "sliding_window window_size", 7: "eos_token_id", 1: "bos_token_id decoder_start_token_id",
     0: "pad_token_id"}.items() for name in names.split()} | dict(is_decoder=True)
@@ -40,7 +41,7 @@ SPARSE = dict(HYBRID, indexer_budget=4, indexer_compress_ratio=2, indexer_n_head
               indexer_kv_heads=1, indexer_head_dim=8)
 MORE = {
     **dict.fromkeys("axk2 deepseek_v2 deepseek_v3 deepseek_v32 dots3_note_text glm4_moe_lite "
-                    "glm_moe_dsa longcat_flash minicpm3 youtu".split(), LATENT),
+                    "glm_moe_dsa minicpm3 youtu".split(), LATENT),
     **dict.fromkeys("olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next".split(), HYBRID),
     **dict.fromkeys(("bailing_hybrid", "kimi_linear"), LATENT | HYBRID),
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), dict(text_config=HYBRID)),
@@ -55,6 +56,7 @@ MORE = {
     "jamba": dict(attn_layer_period=2, attn_layer_offset=1),
     "lfm2_moe": dict(layer_types=["conv", "full_attention"]), "mamba2": dict(num_heads=8),
     "lfm3": dict(layer_types=["conv", "full_attention"]),
+    "longcat_flash": dict(LATENT, moe_topk=2),
     "qwen4_exp": dict(text_config=SPARSE), "qwen4_exp_text": SPARSE,
     "recurrent_gemma": dict(num_hidden_layers=3),
     "reformer": dict(axial_pos_shape=[8, 8], axial_pos_embds_dim=[16, 16], attn_layers=["local"]),
@@ -62,27 +64,13 @@ MORE = {
     "zamba": dict(num_hidden_layers=4, layers_block_type=["mamba", "hybrid"] * 2),
     "zamba2": dict(layers_block_type=["mamba", "hybrid"]), "zaya": dict(num_experts_per_tok=1)}
 
-RIGHT = """afmoe apertus arcee aria_text axk1 axk2 bailing_hybrid bamba beam bert bert-generation
-big_bird biogpt bitnet bloom codegen cohere cohere2 cohere2_moe cohere_compass_text ctrl cwm
-deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 diffllama doge dots1 dots3_note_text electra emu3
-ernie ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon falcon_h1 falcon_mamba flex_olmo flint fuyu
-gemma gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text gemma4_unified_text glm glm4
-glm4_moe glm4_moe_lite glm_moe_dsa got_ocr2 gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox
-gpt_neox_japanese gpt_oss gptj granite granite_swa granitemoe granitemoe_swa granitemoehybrid
-granitemoeshared helium hrm_text hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax
-inkling2_text inkling_text internlm3 iquestcoder jais2 jamba jetmoe kimi_linear kolibri1 laguna lfm2
-lfm2_moe lfm3 llama llama4 llama4_text longcat_flash mamba mamba2 megatron-bert mellum mimo_v2_flash
-minicpm3 minimax minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral mllama
-modernbert-decoder moss_transcribe_diarize mpt nanochat nemotron olmo olmo2 olmo3 olmo_hybrid olmoe
-openai-gpt opt persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe
-qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen4_exp qwen4_exp_text rembert roc_bert seed_oss
-smollm3 solar_open stablelm starcoder2 vaultgemma xglm youtu zamba zaya""".split()
 REFUSED = """bart bigbird_pegasus blenderbot blenderbot-small camembert cpmant data2vec-text git
 marian mbart moshi mvp nemotron_h pegasus plbart prophetnet recurrent_gemma reformer roberta
 roberta-prelayernorm roformer rwkv trocr whisper xlm xlm-roberta xlm-roberta-xl xlnet xmod
 zamba2""".split()
 NOT_BUILT = """blt dbrx dots3_note gemma3n gemma4_assistant gemma4_unified gemma4_unified_assistant
 musicgen musicgen_melody xlstm""".split()  # not small from a config, or without a pass of its own
+RIGHT = sorted({*REGISTERED} - {*REFUSED, *NOT_BUILT})
 SOME = """bloom cohere gemma2 gemma3 gpt_neo llama mamba mixtral openai-gpt opt qwen3_5 roberta
 recurrent_gemma roformer zamba2""".split()
 CHOSEN = [*RIGHT, *REFUSED] if os.environ.get("ALL_MODELS") else SOME
@@ -94,7 +82,7 @@ def settings(kind, more):
     chosen = {name: size for name, size in SIZES.items()
               if name in fields and name not in aliases}
     for name, inner in kind.sub_configs.items():
-        if not hasattr(inner, "__dataclass_fields__"):  # AutoConfig: of whatever type is the default
+        if not hasattr(inner, "__dataclass_fields__"):  # AutoConfig: of the type by default
             inner = type(getattr(kind(), name))
         if hasattr(inner, "__dataclass_fields__"):
             chosen[name] = settings(inner, more.get(name, {}))
@@ -162,7 +150,7 @@ def test_right_or_refused_by_name(name):
                 [probabilities[~rare], probabilities[rare].sum()[None]])) > 1e-7
 
 
-def test_every_registered_architecture_is_listed():
-    if transformers.__version__.startswith("5.23."):
-        assert sorted([*RIGHT, *REFUSED, *NOT_BUILT]) == sorted(REGISTERED)
-    assert len(RIGHT) >= 125 and set(SOME) <= {*RIGHT, *REFUSED}
+def test_enough_are_right():
+    """Of the version that these lists are of; a new architecture is expected to be right."""
+    assert {*REFUSED, *NOT_BUILT, *SOME} <= {*REGISTERED} or transformers.__version__[:4] != "5.23"
+    assert len(RIGHT) >= 125
