@@ -14,7 +14,6 @@ import pandas as pd
 
 from lpo import require
 from results import plots, tables
-from results.cells import name_of
 from results.methods import CANDIDATES
 from results.plan import LPO
 from results.study import environment_of, load, plan_of
@@ -94,7 +93,7 @@ def publish(study, folder, clean=True):
     frames = dict(study=pd.concat([frame for record in tests for frame in rewards_of(record)]),
                   study_numbers=pd.DataFrame(numbers_of(tests, plan)))
     for name, frame in frames.items():
-        text = frame.to_csv(index=False, float_format="%.4g")
+        text = frame.to_csv(index=False, float_format="%.3g" if name == "study" else "%.4g")
         files.write(Path(folder) / f"{name}.csv.gz", gzip.compress(text.encode(), mtime=0))
     about = dict(study=asdict(study), environments=sources, candidates=plan.picked,
                  picked=CANDIDATES[plan.candidate()], seconds=sum(r["seconds"] for r in found))

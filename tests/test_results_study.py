@@ -129,7 +129,8 @@ def test_a_subtasks_prompts_keep_their_numbers():
 def data(tmp_path_factory):
     """Two base models, two prompts of the vote: rewards that can be worked out by hand."""
     folder = tmp_path_factory.mktemp("data")
-    rewards = {("fixed temperature", "0"): [[0, 2], [0, 0]], ("fixed temperature", "1"): [[0, 0], [3, 5]],
+    rewards = {("fixed temperature", "0"): [[0, 2], [0, 0]],
+               ("fixed temperature", "1"): [[0, 0], [3, 5]],
                (LPO, ""): [[4, 4], [6, 6]], (MEMORY, ""): [[5, 5], [8, 8]],
                (ORACLE, ""): [[5, 5], [9, 9]]} | {(name, ""): [[1, 1], [1, 1]] for name in RULES}
     rewards["DRY", ""] = [[2, 2], [2, 2]]
@@ -168,6 +169,9 @@ def test_differences_are_paired_and_shares_are_of_the_headroom(data):
 # --- claims ---------------------------------------------------------------------------------------
 
 
+BEATS = "LPO beats the best fixed temperature by 2.5."
+
+
 def beats(data):
     """LPO beats the best fixed temperature by {gain:.1f}."""
     gain = data.estimate("vote", LPO, FIXED).mean
@@ -181,19 +185,20 @@ def loses(data):
 
 
 @pytest.mark.parametrize("text, fault", [
-    ("LPO beats the best fixed temperature by 2.5. <!-- claim: beats -->", None),
-    ("- **LPO beats the best fixed temperature\n  by 2.5.** <!-- claim: beats --> Then it ends.", None),
+    (f"{BEATS} <!-- claim: beats -->", None),
+    ("- **LPO beats the best fixed temperature\n  by 2.5.** <!-- claim: beats --> It ends.", None),
     ("A decoder reads hidden states. | not a table", None),
     ("LPO beats the best fixed temperature by 2.6. <!-- claim: beats -->", "another sentence"),
     ("LPO beats the best rule by 2.5. <!-- claim: beats -->", "another sentence"),
     ("LPO loses to the best rule. <!-- claim: loses -->", "false"),
-    ("LPO beats the best fixed temperature by 2.5.", "no claim"),
+    (BEATS, "no claim"),
     ("**A decoder reads hidden states.**", "no claim"),
-    ("It earns more. LPO beats the best fixed temperature by 2.5. <!-- claim: beats -->", "no claim"),
+    (f"It earns more. {BEATS} <!-- claim: beats -->", "no claim"),
     ("LPO ties with all. <!-- claim: ties -->", "unknown claim")])
 def test_false_changed_and_unasserted_sentences_are_caught(data, text, fault):
     found = claims.faults(text, data, dict(beats=beats, loses=loses))
-    assert [line.split(":")[0].removesuffix(" ties") for line in found] == ([fault] if fault else [])
+    kinds = [line.split(":")[0].removesuffix(" ties") for line in found]
+    assert kinds == ([fault] if fault else [])
 
 
 def test_a_section_is_found_and_definitions_are_left_out():
