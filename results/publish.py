@@ -15,7 +15,7 @@ import pandas as pd
 from lpo import require
 from results import plots, tables
 from results.methods import CANDIDATES
-from results.plan import LPO
+from results.plan import LPO, MAIN
 from results.study import environment_of, load, plan_of
 from tasks import EXPERIMENTS
 from toy import files
@@ -47,9 +47,10 @@ def provenance(found, clean=True):
 
 
 def columns_of(cell, option):
-    kept = ("part", "experiment", "method", "level", "mode", "base_seed", "seed")
+    kept = ("experiment", "method", "level", "mode", "base_seed", "seed")
     options = ", ".join(filter(None, (cell["option"], option)))
-    return {name: cell[name] for name in kept} | dict(option=options)
+    part = "main" if cell["part"] in MAIN else cell["part"]
+    return dict(part=part) | {name: cell[name] for name in kept} | dict(option=options)
 
 
 def rewards_of(record):

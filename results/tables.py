@@ -16,7 +16,7 @@ import pandas as pd
 from lpo import require
 from results.intervals import coverage_table, estimate, holm
 from results.methods import LEVEL, OBJECTIVES, RULES, SEES, SETS, WITH_MEMORY, WITHOUT_MEMORY
-from results.plan import LPO, MEMORY, MODES, PICKED
+from results.plan import LPO, MAIN, MEMORY, MODES, PICKED
 from toy import files
 
 HERE = Path(__file__).resolve().parent
@@ -180,7 +180,7 @@ def source(data):
     """Where the numbers come from."""
     study = data.about["study"]
     return "\n".join(
-        f"{part}: {study['bases' if part == 'main' else 'few']} base models, "
+        f"{part}: {study['bases' if part in MAIN else 'few']} base models, "
         f"{study['test_prompts']} test prompts per experiment; commit {of['commit']}, torch "
         f"{of['torch']}, Python {of['python']}, {of['machine']}, one thread per process."
         for part, of in data.about["environments"].items())
