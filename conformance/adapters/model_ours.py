@@ -19,29 +19,33 @@ from model import GPT, GPTConfig  # noqa: E402
 DTYPE = "float64"  # check_model.py --dtype overwrites it
 
 
+def read(folder, name):
+    """-> what the .json says, and the weights of the .safetensors beside it"""
+    path = Path(folder) / name
+    files = {"config": "model", "decoder": "decoder"}
+    weights = read_safetensors(path.with_name(f"{files[name]}.safetensors"))
+    return (json.loads(path.with_suffix(".json").read_text(encoding="utf-8")),
+            {name: torch.from_numpy(w) for name, w in weights.items()})
+
+
 @lru_cache
 def load_model(folder, dtype):
-    """-> GPT"""
-    c = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    """-> GPT, id of the end of text"""
+    c, weights = read(folder, "config")
     model = GPT(GPTConfig(*(c[name] for name in ("vocab_size", "n_positions", "n_layer", "n_head",
                                                  "n_embd"))))
-    weights = read_safetensors(Path(folder) / "model.safetensors")
-    model.load_hf_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
-    return model.to(getattr(torch, dtype)).requires_grad_(False)
+    model.load_hf_state_dict(weights)
+    return model.to(getattr(torch, dtype)).requires_grad_(False), c["eos_token_id"]
 
 
 def load_decoder(folder, dtype):
     """-> AdaptiveDecoder, a new one each time: it is going to be trained"""
-    d = json.loads((Path(folder) / "decoder.json").read_text(encoding="utf-8"))
+    d, weights = read(folder, "decoder")
+    if any(isinstance(choice, dict) for choice in d["choices"]):
+        raise NotImplementedError("choices with a memory")
     head = decoding.AdaptiveDecoder(d["n_embd"], d["choices"], d["level"], d["n_hidden"])
-    weights = read_safetensors(Path(folder) / "decoder.safetensors")
-    state = {name: torch.from_numpy(w) for name, w in weights.items()}
-    head.load_state_dict({**state, "_extra_state": head.get_extra_state()})
-    return head.to(getattr(torch, dtype))
-
-
-def load(folder):
-    return load_model(folder, DTYPE), load_decoder(folder, DTYPE)
+    head.load_state_dict({**weights, "_extra_state": head.get_extra_state()})
+    return head.to(torch.promote_types(getattr(torch, dtype), torch.float32))
 
 
 def rollout(responses, level):
@@ -59,32 +63,27 @@ def rollout(responses, level):
 
 @torch.no_grad()
 def score(policy, prompts, responses):
-    model, head = load(policy)
+    head, (model, _) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
     lpo.require(all(responses), "a response is empty; leave such rows out")
     rows = rollout([(ids, [0] * (len(ids) if head.level == "token" else 1)) for ids in responses],
                    head.level)
     r = decoding.response_logps(model, head, prompts, rows)
-    mixture = lpo.marginal(r.text_logps, r.tau_logps)  # (B,T)
+    mixture = (r.text_logps + r.tau_logps).logsumexp(-1)  # (B,T)
     answer = []
-    for b, ids in enumerate(responses):
-        n = len(ids)
-        decisions = n if head.level == "token" else 1
-        answer.append(dict(tau_logps=r.tau_logps[b, :decisions].numpy(),
+    for b, n in enumerate(map(len, responses)):
+        answer.append(dict(tau_logps=r.tau_logps[b, :n].numpy(),
                            text_logps=r.text_logps[b, :n].numpy(),
                            mixture_logps=mixture[b, :n].numpy()))
     return answer
 
 
 def generate(policy, prompts, max_new_tokens, n, seed, select):
-    model, head = load(policy)
-    eos = json.loads((Path(policy) / "config.json").read_text(encoding="utf-8"))["eos_token_id"]
-    generator = torch.Generator().manual_seed(seed)
+    head, (model, eos) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
     rows = [prompt for prompt in prompts for _ in range(n)]
-    drawn = decoding.generate(model, rows, max_new_tokens, head, tau_select=select, eos=eos,
-                              generator=generator)
-    lengths = drawn.mask.sum(1).tolist()
+    sampled = decoding.generate(model, rows, max_new_tokens, head, tau_select=select, eos=eos,
+                                generator=torch.Generator().manual_seed(seed))
     answer = [(ids[:length], of_ids[:length]) for ids, of_ids, length in
-              zip(drawn.tokens.tolist(), drawn.tau_idx.tolist(), lengths)]
+              zip(sampled.tokens.tolist(), sampled.tau_idx.tolist(), sampled.mask.sum(1).tolist())]
     return [answer[i:i + n] for i in range(0, len(answer), n)]
 
 
@@ -100,16 +99,17 @@ def pairs(rewards, how):
 
 
 def loss_of(chosen, rejected, variant, beta):
-    """One loss a pair.  -> (B,)"""
+    """One loss per pair.  -> (B,)"""
     if variant == "nll":
         return lpo.nll_loss(chosen)
-    exact = variant == "exact_sequence"
+    exact = variant == "latent_exact"
     return lpo.lpo_loss(chosen, rejected, "latent" if exact else variant, beta, exact)
 
 
 def train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches):
-    model, head = load(policy)
-    ref_model, ref_head = load(reference) if reference else (None, None)
+    head, (model, _) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
+    ref_head = reference and load_decoder(reference, DTYPE)
+    ref_model = reference and load_model(reference, DTYPE)[0]
     optimizer = torch.optim.SGD(head.parameters(), lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()

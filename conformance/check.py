@@ -1,0 +1,155 @@
+"""Runs any implementation of the LPO losses against golden.json. Needs numpy only.
+
+    python conformance/check.py their_module      or path/to/file.py, e.g. an adapter beside theirs
+
+The module defines up to four functions, numpy in and numpy out; one that is missing is skipped, as
+is a case for which one raises NotImplementedError.
+    temperature_logps(logits, tokens, temperatures)   (B,T,V), (B,T), K floats -> (B,T,K)
+    score(case, side)   side is "chosen" or "rejected" -> (B,)
+    loss(case)          -> (B,), one per pair, not their mean
+    gradients(case)     of the sum of the losses -> {"chosen": {"decoder_logits": (B,T or 1,K),
+                        "lm_logits": (B,T,V)}, "rejected": ...}; what is None for both is skipped
+A case is a dict: variant ("joint", "separate", "latent", "nll"), level ("token", "sequence"),
+exact_sequence, beta, temperatures, chosen, rejected; a side is a dict: lm_logits and ref_lm_logits
+(B,T,V), decoder_logits (B,T,K) or (B,1,K), ref_decoder_logits (the same, or None), tau_idx (B,T)
+or (B,1), tokens and mask (B,T). FORMAT.md says more; numbers in brackets are its equations. The
+module's attribute DTYPE is set to --dtype; below float64 the arrays come as float32, in which every
+input is still exact. It runs in a process of its own, where it may print (that goes to stderr),
+exit or hang: it only answers.
+Exit status: 0 all that ran agrees, 1 a number differs or the module failed, 2 nothing ran.
+"""
+import itertools
+from functools import partial
+
+import numpy as np
+
+import cases
+import mistakes
+import runner
+from cases import LM, SIDES, wanted
+from mistakes import Wrong, errors
+from runner import Miss, Skip, asked, require
+
+TOLERANCES = {"float64": 1e-12, "float32": 1e-6, "bfloat16": 5e-2}  # README.md: what was measured
+LOOK_AT = {  # where the first function that is wrong may be wrong, those before it being right
+    "temperature_logps": "the division by the temperature, the softmax, the gather [1]",
+    "score": "the mask, the shift, the sum over tokens, the decoder's term, the reference [2-8]",
+    "loss": "beta, the sign, which score is subtracted, the log-sigmoid [9]",
+    "gradients": "what is detached, what the reference shares, what divides the sum"}
+
+
+class Asked:
+    """Their functions, as if they were here."""
+
+    def __init__(self, theirs):
+        self.theirs = theirs
+
+    def __getattr__(self, function):
+        return partial(asked, self.theirs, function)
+
+
+def tolerance(case, function, dtype):
+    """Errors grow with the log-probabilities summed; beta stretches what follows the scores."""
+    stretch = max(1.0, case["beta"]) if function in ("loss", "gradients") else 1.0
+    return TOLERANCES[dtype] * case["expected"]["scale"] * stretch
+
+
+def question(x, dtype):
+    """A case without the answers, its floats as float32 below float64."""
+    if isinstance(x, dict):
+        return {key: question(value, dtype) for key, value in x.items() if key != "expected"}
+    if getattr(x, "dtype", None) == float:
+        return x.astype(np.float64 if dtype == "float64" else np.float32)
+    return x
+
+
+def judge(theirs, function, case, dtype, before):
+    """-> words, largest error over tolerance. before: {function: right}, filled"""
+    want = wanted(case, function)
+    answer = cases.answer(Asked(theirs), function, question(case, dtype))
+    require(set(answer) == set(want), f"{function} has {sorted(answer)}, expected {sorted(want)}")
+    got = {label: runner.real(x) for label, x in answer.items() if x is not None}
+    if not got:
+        raise Skip
+    absent = {label.split(".")[1] for label in want if label not in got}
+    require(len(got) + 2 * len(absent) == len(want),
+            f"{function} is None for one side only; give both, or None for both")
+    for label, x in got.items():
+        require(x.shape == want[label].shape, f"{function} {label} has shape {x.shape}, expected "
+                                              f"{want[label].shape}")
+    allowed, worst = tolerance(case, function, dtype), 0.0
+    for label, x in got.items():
+        error = errors(x, want[label])
+        if (error > allowed).any():
+            index = tuple(np.argwhere(error > allowed)[0].tolist())
+            tell = function == "temperature_logps" or {*before} & {"score", "loss"}
+            wrong = Wrong(function, lambda key: cases.answer(key.oracle, function, case), got, want,
+                          allowed, cases.is_large(case), zeros_tell=bool(tell))
+            first = all(before.values())
+            before[function] = False
+            raise Miss(f"{function} {label}{[*index]} is {x[index]:.9g}, expected "
+                       f"{want[label][index]:.9g}", wrong if first else None)
+        worst = max(worst, error.max(initial=0.0) / allowed)
+    before[function] = True
+    return function + f" (skipped: {', '.join(absent)})" * bool(absent), worst * TOLERANCES[dtype]
+
+
+def explain(wrongs, dtype):
+    """-> [(cause, how many misses it explains)]"""
+    few = 3 if any(wrong.large for wrong in wrongs) else 12
+    found = mistakes.causes(wrongs, mistakes.remark, few)
+    return mistakes.with_precision(wrongs, found, TOLERANCES, dtype)
+
+
+# ---- which cases -------------------------------------------------------------------------------
+
+EQUATIONS = {"joint": "1 2 4 5 6 9", "separate": "2 5 9", "latent": "1 2 3 4 7 9", "nll": "2 9",
+             "exact": "1 2 4 8 9"}
+
+
+def marks(case):
+    """What a case depends on, e.g. "[2 5 9] temperature 0, gaps": equations and rules."""
+    reference = case["chosen"]["ref_decoder_logits"] is not None
+    held = {"temperature 0": 0 in case["temperatures"], "reference": reference,
+            "no reference": not reference and case["variant"] != "nll",
+            "gaps": cases.has_gaps(case)}
+    numbers = EQUATIONS["exact" if case["exact_sequence"] else case["variant"]]
+    return f"[{numbers}] {', '.join(name for name, holds in held.items() if holds)}"
+
+
+def selected(args):
+    """Golden, random and large cases that no option leaves out; each is made when it is due."""
+    every = itertools.chain(cases.golden(), cases.fuzz(args.seed, args.fuzz),
+                            cases.large(args.dtype) if args.large else ())
+    for case in every:
+        if runner.wanted(case["name"], args) \
+                and not (args.no_gaps and cases.has_gaps(case)):
+            yield case
+
+
+def main(argv=None):
+    options = runner.parser(__doc__, TOLERANCES)
+    options.add_argument("--fuzz", type=int, default=0, metavar="N", help="then N random cases")
+    options.add_argument("--seed", type=int, default=0, help="of the random cases")
+    options.add_argument("--large", action="store_true", help="then cases of 16 temperatures, "
+                         "50,257 tokens in the vocabulary or 300 in a response")
+    options.add_argument("--no-gaps", action="store_true", help="without cases whose responses do "
+                         "not fill their rows from column 0 on, without a hole")
+    args = runner.parse(options, argv, [*(case["name"] for case in cases.golden()),
+                                        *cases.large_names()])
+    if args.list:
+        for case in selected(args):
+            print(f"{case['name']}  {marks(case)}")
+        return 0
+
+    def questions():
+        for case in selected(args):
+            before = {}
+            yield case["name"], [(function, partial(judge, function=function, case=case,
+                                                    dtype=args.dtype, before=before))
+                                 for function in LOOK_AT if wanted(case, function)]
+    return runner.check(__file__, args, questions(), LOOK_AT, partial(explain, dtype=args.dtype))
+
+
+if __name__ == "__main__":
+    runner.program(main)
