@@ -64,9 +64,14 @@ def question(x, dtype):
 
 
 def judge(theirs, function, case, dtype, before):
-    """-> words, largest error over tolerance. before: {function: right}, filled"""
+    """Asks and compares, as `compare`."""
+    return compare(function, case, cases.answer(Asked(theirs), function, question(case, dtype)),
+                   dtype, before)
+
+
+def compare(function, case, answer, dtype, before):
+    """-> words, largest error over tolerance. before: {function: right} of the case, filled"""
     want = wanted(case, function)
-    answer = cases.answer(Asked(theirs), function, question(case, dtype))
     require(set(answer) == set(want), f"{function} has {sorted(answer)}, expected {sorted(want)}")
     got = {label: runner.real(x) for label, x in answer.items() if x is not None}
     if not got:

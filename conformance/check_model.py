@@ -123,29 +123,30 @@ def check_empty(theirs, policy, rows, dtype):
 
 # ---- generate ----------------------------------------------------------------------------------
 
-def ask_generate(theirs, kind, select, n, seed, prompts=None):
+def ask_generate(theirs, kind, select, n, seed, prompts):
     """-> the Policy, their answer, and what it holds as sampling.codes_of has it"""
-    folder, prompts = KIT / kind / "policy", prompts or KINDS[kind]["prompts"]
+    folder = KIT / kind / "policy"
     policy = gpt2.load(folder)
     answer = asked(theirs, "generate", str(folder), prompts, T, n, seed, select)
     return policy, answer, sampling.codes_of(policy, answer, len(prompts), n, T)
 
 
-def check_generate(theirs, kind, select, n, dtype):
-    """Frequencies against enumeration, with an equal share of the odds of a false alarm."""
+def check_generate(theirs, kind, select, n, dtype, budget=FALSE_ALARM / (2 * len(KINDS)),
+                   prompts=None):
+    """Frequencies against enumeration. budget: the odds of a false alarm."""
     if dtype == "bfloat16":
         raise Skip
-    budget = FALSE_ALARM / (2 * len(KINDS)) / 2
-    policy, answer, codes = ask_generate(theirs, kind, select, n, seed=1)
-    _, _, again = ask_generate(theirs, kind, select, max(1, n // 8), seed=2)
-    prompts = KINDS[kind]["prompts"]
+    prompts = prompts or KINDS[kind]["prompts"]
+    policy, answer, codes = ask_generate(theirs, kind, select, n, 1, prompts)
+    _, _, again = ask_generate(theirs, kind, select, max(1, n // 8), 2, prompts)
     places = [gpt2.enumerated(policy, prompt, T, select) for prompt in prompts]
     try:
-        words = sampling.judged(sampling.frequencies(policy, codes, places), budget)
+        words = sampling.judged(sampling.frequencies(policy, codes, places), budget / 2)
     except Miss as miss:
         raise Miss(str(miss), partial(sampler_cause, policy, prompts, select, codes)) from None
     if select == "sample":  # greedy choices and one id agree by themselves
-        more = sampling.judged(sampling.independence(policy, codes, again, places), budget)
+        more = sampling.judged(sampling.independence(policy, codes, again, places),
+                               budget / 2)
         words = f"{words}; of independence {more}"
     worst = None
     if any(len(row) > 2 for rows in answer for row in rows):
@@ -182,7 +183,8 @@ def sampler_cause(policy, prompts, select, codes):
 
 def check_seed(theirs, kind, select, n, dtype):
     """A seed determines the responses; one response alone has the same form."""
-    first, second = (ask_generate(theirs, kind, select, n, seed=2)[1] for _ in range(2))
+    first, second = (ask_generate(theirs, kind, select, n, 2, KINDS[kind]["prompts"])[1]
+                     for _ in range(2))
     require(first == second, "the same seed gives other responses the second time: use a generator "
                              "that the seed starts, not a global one")
     ask_generate(theirs, kind, select, 1, 1, KINDS[kind]["prompts"][:1])

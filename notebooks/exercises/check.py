@@ -11,11 +11,10 @@ limit: it may crash, hang or print. Exit status: 0 everything is right, 1 someth
 nothing is wrong but something is not written yet.
 """
 import argparse
-import functools
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -23,35 +22,12 @@ for folder in (ROOT / "conformance", ROOT):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-import check as conformance  # noqa: E402
-import check_model  # noqa: E402
+import runner  # noqa: E402
 from notebooks.exercises import bug_hunt, judges  # noqa: E402
 from notebooks.exercises.harness import MADE  # noqa: E402
 from notebooks.exercises.judging import verdict  # noqa: E402
 
 PAGES = ROOT / "out" / "bug_hunt"  # a page for each student number
-
-
-# --- the student's file, in another process ------------------------------------------------------
-
-
-class Process(check_model.Process):
-    """As check_model.py's, with the functions of this page."""
-    page = __file__
-
-
-class Here(check_model.Here):
-    """As check_model.py's; what MADE has is made of their functions where they are."""
-
-    def __init__(self, module):
-        super().__init__(module)
-        self.functions = [name for name, x in vars(module).items() if callable(x)]
-
-    def ask(self, function, *given):
-        if function not in MADE:
-            return super().ask(function, *given)
-        made = functools.partial(MADE[function], self.module)
-        return check_model.Here(SimpleNamespace(**{function: made})).ask(function, *given)
 
 
 # --- one exercise ---------------------------------------------------------------------------------
@@ -65,7 +41,7 @@ def graded(number, theirs, student):
 
 def graded_file(number, path, student, seconds):
     """As graded(); a file that cannot be read is wrong in all of its functions."""
-    theirs = Process(str(path), "float64", seconds)
+    theirs = runner.Process(__file__, str(path), "float64", seconds)
     try:
         if theirs.functions is None:
             line = f"{path.name} cannot be read: {theirs.ended}"
@@ -86,12 +62,20 @@ def printed(function, status, line, hint):
 
 
 def page_of_hunt(student):
-    """Write the page in which a student hunts a bug, unless it is there.  -> its path"""
-    PAGES.mkdir(parents=True, exist_ok=True)
-    path = PAGES / f"losses_{student}.py"
-    if not path.exists():  # they may have put prints into it
-        path.write_text(bug_hunt.page(student), encoding="utf-8")
-    return path
+    """Write the page in which a student hunts a bug, unless it is there.
+
+    -> its path; in the folder for temporary files if the project's cannot be written.
+    """
+    for folder in (PAGES, Path(tempfile.gettempdir()) / "bug_hunt"):
+        path = folder / f"losses_{student}.py"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():  # they may have put prints into it
+                path.write_text(bug_hunt.page(student), encoding="utf-8")
+            return path
+        except OSError as error:
+            reason = error
+    raise SystemExit(f"the page to search cannot be written: {reason}")
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -107,14 +91,12 @@ def parse(argv):
     parser.add_argument("--solutions", action="store_true", help="check the solutions instead")
     parser.add_argument("--folder", type=Path, default=HERE, metavar="FOLDER",
                         help="where the files are, for teachers (default: beside this page)")
-    parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS",
+    parser.add_argument("--timeout", type=runner.seconds, default=60, metavar="SECONDS",
                         help="that reading a file and every single call may take (default: 60)")
     args = parser.parse_args(argv)
     unknown = [n for n in args.numbers if n not in judges.EXERCISES]
     if unknown:
         parser.error(f"there is no exercise {unknown[0]}; give 1 to {len(judges.EXERCISES)}")
-    if not args.timeout > 0:
-        parser.error("--timeout takes a number of seconds above 0")
     return args
 
 
@@ -127,7 +109,8 @@ def main(argv=None):
         print(f"{number:2}  {exercise.title}")
         if number == 10:
             path = page_of_hunt(args.student)
-            print(f"    student {args.student}: the page to search is {path.relative_to(ROOT)}")
+            print(f"    student {args.student}: the page to search is "
+                  f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
         path = folder / exercise.file
         if not path.exists():
             print(f"    not yet  there is no {path.name} in {folder}")
@@ -143,7 +126,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == [conformance.ANSWER]:
-        conformance.answer_questions(Here, (*conformance.OUR_MODULES, "check", "check_model",
-                                            "gpt2", "make_model_kit"))
-    sys.exit(main())
+    runner.program(main, MADE)

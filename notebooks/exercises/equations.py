@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import oracle
-from make_golden import SIDES
+from cases import SIDES
 
 from notebooks.exercises.judging import (CASES, Question, Wrong, asked, by_cases, judged, log,
                                          numbers, of_variant, on_paper_first, rows_of, same, shown,

@@ -8,6 +8,7 @@ import types
 
 import gpt2
 import numpy as np
+import oracle
 
 from notebooks.exercises import bug_hunt
 
@@ -21,17 +22,17 @@ def draws(module, logps, n, seed):
 def generate(module, folder, prompts, max_new_tokens, n, seed, select):
     """The student's `respond` as check_model.py asks for it."""
     policy, rng = gpt2.load(folder), np.random.default_rng(seed)
-    eos = policy.config["eos_token_id"]
 
     def responses(prompt):
         @functools.cache
         def forward(ids):
             logits, hidden = (x[0, -1] for x in gpt2.forward(policy, np.array([[*prompt, *ids]])))
-            return logits, gpt2.log_softmax(gpt2.head_logits(policy.head, hidden))
+            return logits, oracle.log_softmax(gpt2.decoder_logits(policy.decoder, hidden))
 
         def step(ids):
             return tuple(x.copy() for x in forward(tuple(map(int, ids))))
-        return [module.respond(step, policy.choices, policy.level, select, eos, max_new_tokens, rng)
+        return [module.respond(step, policy.choices, policy.level, select, policy.eos,
+                               max_new_tokens, rng)
                 for _ in range(n)]
     return [responses(prompt) for prompt in prompts]
 

@@ -5,13 +5,14 @@ raises NotYet or Wrong, with the likely mistake as a hint. A hint is given where
 computed beside the right answer, has the very numbers that came.
 """
 import re
-from collections import Counter
 from typing import NamedTuple
 
 import check
 import numpy as np
 import oracle
-from make_golden import load
+import runner
+from cases import golden
+from mistakes import causes, remark
 
 ALLOWED = 1e-9
 
@@ -70,7 +71,7 @@ def numbers(what):
     if what is None:
         raise Wrong("gave nothing; is a `return` missing?")
     try:
-        return check.real(what)
+        return runner.real(what)
     except (TypeError, ValueError) as error:
         raise Wrong(f"gave {what!r:.60}: {error}") from None
 
@@ -155,51 +156,34 @@ def log(x):
 
 
 def stable(logits, tau):
-    return np.array([oracle.text_logp(list(map(float, logits)), v, tau)
-                     for v in range(len(logits))])
+    return oracle.choice_logps(np.asarray(logits, float), tau)
 
 
 # --- golden cases, through check.py ---------------------------------------------------------------
 
-CASES = load()
-
-
-class Answers:
-    """What check.py asks for, of one function of an exercise: call(case) -> {label: array}."""
-
-    def __init__(self, call):
-        self.call = call
-
-    def ask(self, function, case):
-        try:
-            return "gave", {label: numbers(x) for label, x in self.call(case).items()}
-        except NotYet:
-            return "skipped", None
-        except Wrong as wrong:
-            return "raised", str(wrong)
+CASES = golden()
 
 
 def by_cases(theirs, function, cases, call):
-    """All cases; Wrong with check.py's line on the first that misses and its likely cause."""
-    answers, records, causes, first, right = Answers(call), [], Counter(), None, 0
+    """All cases; Wrong with check.py's line on the first that misses and its likely cause.
+
+    call(case) -> {label: array}: what check.py would get of the function.
+    """
+    wrongs, first, right = [], None, 0
     for case in cases:
-        compared = check.compare(answers, function, case, "float64")
-        if theirs.ended:
-            raise Wrong(theirs.ended)
-        if compared is None:
-            raise NotYet
-        line, error, came = compared
-        right += error is not None
-        if error is not None:
-            continue
-        first = first or f"{case['name']}: {line}"
-        if came and len(records) < 6:  # each is compared with a hundred mistakes
-            given = {function: (came, check.tolerance(case, function, "float64"))}
-            hint = check.explanation(case, given, causes)
-            causes[hint] += 1
-            records.append((case, given, hint))
+        try:
+            check.compare(function, case, {label: numbers(x) for label, x in call(case).items()},
+                          "float64", {})
+            right += 1
+        except runner.Miss as miss:
+            first = first or f"{case['name']}: {miss}"
+            wrongs += [miss.evidence]
+        except Wrong as wrong:
+            if theirs.ended:
+                raise
+            first = first or f"{case['name']}: {function} {wrong}"
     if first:
-        likely = check.likely_causes(records)
+        likely = causes(wrongs[:6], remark, few=6)
         raise Wrong(f"{right} of {len(cases)} golden cases right; {first}",
                     likely[0][0] if likely else None)
 
@@ -225,7 +209,8 @@ def rows_of(case, side):
                             for tau in r.temperatures] for t in at]
                           for logits in (r.logits, r.ref_logits))
         columns = [r.column(t) for t in at]
-        taus, ref_taus = ([oracle.log_softmax(logits[c]) for c in columns] if logits else None
+        taus, ref_taus = ([oracle.log_softmax(logits[c]) for c in columns]
+                          if logits is not None else None
                           for logits in (r.tau_logits, r.ref_tau_logits))
         K = len(r.temperatures)
         yield {"tau_logps": np.array(taus), "tau_idx": np.array([r.tau_idx[c] for c in columns]),

@@ -5,12 +5,11 @@ admissible answer; a task has rules (harness.py), a setting a definition that lo
 """
 import itertools
 import math
-from dataclasses import replace
-
-import check
 import check_model
 import gpt2
 import numpy as np
+import runner
+import sampling
 
 from notebooks.exercises import bug_hunt
 from notebooks.exercises.judging import (NotYet, Question, Wrong, asked, judged, log,
@@ -23,13 +22,12 @@ INF = math.inf
 
 N_DRAWS, N_RESPONSES = 4000, 600
 FALSE_ALARM = 1e-6  # of each function's judge
-LOG_FACTORIALS = np.append(0, np.log(np.arange(1, 4001)).cumsum())
 
 
 def likely(odds, counts, budget):
     """Whether counts could come from the odds.  (V,), (V,) -> bool"""
     n, budget = counts.sum(), budget / len(odds)
-    return all(check_model.p_value(int(hits), int(n), p, LOG_FACTORIALS) > budget
+    return all(sampling.Trial("", int(hits), int(n), p).p_value() > budget
                for hits, p in zip(counts, odds))
 
 
@@ -59,154 +57,43 @@ def draw_hint(odds, counts):
 
 
 def respond(theirs, student):
-    for level, select in itertools.product(check_model.LEVELS, ("sample", "greedy")):
-        prompts = check_model.load_cases()[level]["prompts"][:2]
+    for kind, select in itertools.product(("token", "sequence"), ("sample", "greedy")):
         try:
-            check_model.check_generate(theirs, level, select, prompts, N_RESPONSES,
-                                       FALSE_ALARM / 4)
-        except check_model.Skip:
+            check_model.check_generate(theirs, kind, select, N_RESPONSES, "float64",
+                                       FALSE_ALARM / 4, check_model.KINDS[kind]["prompts"][:2])
+        except runner.Skip:
             raise NotYet from None
-        except check_model.Miss as miss:
+        except runner.Miss as miss:
             if theirs.ended:
                 raise Wrong(theirs.ended) from None
-            raise Wrong(f"{level} level, {select}: {miss}",
-                        respond_hint(theirs, level, select, prompts, str(miss))) from None
+            hint = miss.evidence() if callable(miss.evidence) else miss.evidence
+            raise Wrong(f"{kind} level, {select}: {miss}", hint) from None
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise Wrong(f"the answer does not fit: {check.words(error)}",
+            raise Wrong(f"the answer does not fit: {runner.words(error)}",
                         "give a pair: a list of token ids, a list of indices of temperatures") \
                 from None
-
-
-def respond_hint(theirs, level, select, prompts, line):
-    """The wrong sampler whose enumerated odds the frequencies fit, or None."""
-    if "the end of text" in line:
-        return ("a response ends with its first end of text, which belongs to it, or after "
-                "max_new_tokens")
-    if "of tau_idx" in line:
-        return ("one index a token at the token level; at the sequence level one alone, drawn "
-                "before the first word")
-    kind, answer = theirs.ask("generate", str(check_model.KIT / level / "policy"), prompts,
-                              check_model.T, N_RESPONSES, 5, select)
-    if kind != "gave":
-        return None
-    policy = gpt2.load(check_model.KIT / level / "policy")
-    try:
-        codes = check_model.events(policy, answer, len(prompts), N_RESPONSES)
-    except check_model.Miss:
-        return None
-    for hint, odds_of in wrong_samplers(policy, select).items():
-        odds = np.stack([odds_of(prompt) for prompt in prompts])
-        trials = list(check_model.frequencies(policy, codes, odds))
-        if all(check_model.p_value(int(hits), n, share, LOG_FACTORIALS) > FALSE_ALARM / len(trials)
-               for _, hits, n, share in trials):
-            return hint
-    return None
-
-
-def wrong_samplers(policy, select):
-    """{hint: prompt -> odds (T,K,V)}"""
-    K, T = len(policy.choices), check_model.T
-    flat = {name: w * (not name.startswith("mlp.4")) for name, w in policy.head.items()}
-
-    def other(of_choices=None, head=None, select=select):
-        description = policy.description | dict(choices=of_choices or policy.choices)
-        changed = replace(policy, description=description, head=head or policy.head)
-        return lambda prompt: gpt2.event_odds(changed, prompt, T, select)
-
-    def same_step(prompt):
-        first = gpt2.event_odds(policy, prompt, 1, select)[0]
-        going_on = 1 - first[:, policy.config["eos_token_id"]].sum()
-        return np.stack([first * going_on ** t for t in range(T)])
-    turned = "greedy" if select == "sample" else "sample"
-    return {
-        "the temperature drawn is not applied to the word: divide the logits by it":
-            other(of_choices=[1.0] * K),
-        "the likeliest word at every temperature: draw the word, too": other(of_choices=[0.0] * K),
-        "the temperature is drawn evenly: P(tau | h) does not enter": other(head=flat),
-        f"select is {select!r}, and the temperature was taken as for {turned!r}":
-            other(select=turned),
-        "logits are multiplied by the temperature; divide":
-            other(of_choices=[1 / tau if tau else 0.0 for tau in policy.choices]),
-        "every word is drawn as the first one: call step with the words so far": same_step}
 
 
 # --- 8. pairs with ties ---------------------------------------------------------------------------
 
 
 def pairs(theirs, student):
-    missed, asked_before = [], []
-    for how, name in itertools.product(("best-worst", "all"), check_model.REWARDS):
-        rewards = check_model.REWARDS[name]
-        asked_before.append((rewards, how, asked(theirs, "pairs", rewards, how)))
+    missed, hints = [], []
+    for how, name in itertools.product(("best-worst", "all"), check_model.REWARDS["all"]):
         try:
-            check_model.check_pairs(theirs, name, how)
-        except check_model.Miss as miss:
-            missed.append((f"{how}, {name}: {miss}", *asked_before[-1]))
+            check_model.check_pairs(theirs, how, name, "float64")
+        except runner.Skip:
+            raise NotYet from None
+        except runner.Miss as miss:
+            if theirs.ended:
+                raise Wrong(theirs.ended) from None
+            missed.append(f"{how}, {name}: {miss}")
+            hints.append(miss.evidence)
         except (TypeError, ValueError) as error:
-            raise Wrong(f"the answer does not fit: {check.words(error)}",
+            raise Wrong(f"the answer does not fit: {runner.words(error)}",
                         "give a list of (prompt, chosen, rejected)") from None
     if missed:
-        hint = next((hint for hint, mistake in PAIRS.items()
-                     if all(alike(answer, mistake(rewards, how), rewards)
-                            for _, rewards, how, answer in missed)), None)
-        raise Wrong(missed[0][0], hint)
-    for how in ("best-worst", "all"):
-        try:
-            check_model.check_nan(theirs, how)
-        except check_model.Miss as miss:
-            raise Wrong(str(miss), "a NaN compares with nothing and hides in any order: raise "
-                                   "ValueError") from None
-
-
-def alike(answer, other, rewards):
-    """Whether two lists of pairs name the same rewards: of ties any one will do."""
-    def values(triples):
-        return sorted(tuple(rewards[p, i].item() for i in (i, j)) + (p,) for p, i, j in triples)
-    try:
-        return values(map(tuple, answer)) == values(other)
-    except (IndexError, ValueError, TypeError):
-        return sorted(map(tuple, answer)) == sorted(other)
-
-
-def every_pair(rewards, how, better, ends=lambda row: (max(row), min(row)), offset=False):
-    found = []
-    for p, row in enumerate(rewards.tolist()):
-        of_prompt = [(i, j) for i, j in itertools.permutations(range(len(row)), 2)
-                     if better(row[i], row[j])]
-        if how == "best-worst":
-            best, worst = ends(row)
-            of_prompt = [(i, j) for i, j in of_prompt if (row[i], row[j]) == (best, worst)][:1]
-        shift = p * len(row) if offset else 0
-        found += [(p, i + shift, j + shift) for i, j in of_prompt]
-    return found
-
-
-def wrapped(rewards, how):
-    order = np.argsort(-rewards, axis=1, kind="stable")
-    ranked = np.take_along_axis(rewards, order, 1)
-    if how == "all":
-        pairs = [(p, order[p, a], order[p, b]) for p in range(len(rewards))
-                 for a, b in itertools.combinations(range(rewards.shape[1]), 2)
-                 if ranked[p, a] != ranked[p, b]]
-    else:
-        pairs = [(p, order[p, 0], order[p, -1]) for p in range(len(rewards))
-                 if ranked[p, 0] != ranked[p, -1]]
-    return [tuple(map(int, pair)) for pair in pairs]
-
-
-PAIRS = {
-    "a tie makes a pair: equal rewards are no preference":
-        lambda x, how: every_pair(x, how, lambda a, b: a >= b),
-    "chosen and rejected are swapped": lambda x, how: [
-        (p, j, i) for p, i, j in every_pair(x, how, lambda a, b: a > b)],
-    "the best against the second best; the worst is asked for": lambda x, how: every_pair(
-        x, how, lambda a, b: a > b,
-        lambda row: (max(row), sorted(row)[-2:][0])),
-    "order by -x: of unsigned numbers it wraps around, -0 is the least": wrapped,
-    "indices into all P*N responses; give those within the prompt": lambda x, how: every_pair(
-        x, how, lambda a, b: a > b, offset=True),
-    "`all` gave one pair a prompt; every two of unequal rewards are asked for":
-        lambda x, how: every_pair(x, "best-worst", lambda a, b: a > b)}
+        raise Wrong(missed[0], max(hints, key=lambda hint: (hint is not None, hints.count(hint))))
 
 
 # --- 9. a task of one's own -----------------------------------------------------------------------
