@@ -1,0 +1,251 @@
+"""The model kit itself: is the key right, does check_model.py pass what is right, is each planted
+mistake missed by a question about it, and named?
+
+The numpy GPT-2 stands against transformers', its gradients against central differences, its
+enumeration against plain sums. Mistakes are planted in our own adapter or beside it.
+    pytest tests/test_model_kit.py
+"""
+import itertools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parents[1] / "conformance"
+sys.path.append(str(FOLDER))
+sys.path.append(str(Path(__file__).parent))
+import check_model  # noqa: E402
+import gpt2  # noqa: E402
+import make_model_kit  # noqa: E402
+import mistakes  # noqa: E402
+import oracle  # noqa: E402
+import runner  # noqa: E402
+import sampling  # noqa: E402
+
+KIT, KINDS = check_model.KIT, check_model.KINDS
+FOLDERS = sorted(path.parent for path in KIT.rglob("config.json"))
+PROGRAM = FOLDER / "check_model.py"
+by_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: f"{p.parent.name}-{p.name}")
+
+
+# ---- files and key -----------------------------------------------------------------------------
+
+def test_the_kit_is_what_its_command_makes(tmp_path):
+    make_model_kit.write(tmp_path)
+    made, kit = ({path.relative_to(top): path.read_bytes() for path in top.rglob("*")
+                  if path.is_file()} for top in (tmp_path, KIT))
+    assert made == kit and sum(map(len, kit.values())) < 300_000
+
+
+@by_folder
+def test_files_and_forward_are_transformers(folder):
+    """Weights are exact in bfloat16, none is zero, no gain is one; choices are all sampled, with
+    one clear arg-max somewhere at temperature 0."""
+    GPT2LMHeadModel = pytest.importorskip("transformers").GPT2LMHeadModel
+    from safetensors.torch import load_file
+    theirs, policy = GPT2LMHeadModel.from_pretrained(folder).double(), gpt2.load(folder)
+    idx = np.random.default_rng(1).integers(0, policy.config["vocab_size"], (3, 16))
+    with torch.no_grad():
+        out = theirs(torch.tensor(idx), output_hidden_states=True)
+    logits, hidden = gpt2.forward(policy, idx)
+    assert abs(out.logits.numpy() - logits).max() < 1e-12
+    assert abs(out.hidden_states[-1].numpy() - hidden).max() < 1e-12
+    package = load_file(folder / "decoder.safetensors")
+    assert all((package[name].double().numpy() == w).all() for name, w in policy.decoder.items())
+    for name, w in {**policy.weights, **policy.decoder}.items():
+        assert (w != 0).all() and (".ln_" not in name or "bias" in name or (w != 1).any()), name
+    odds = [gpt2.enumerated(policy, p, 1, "sample")[0][0][0].sum(-1) for p in make_model_kit.PROMPTS]
+    assert folder.name == "reference" or np.min(odds) > 0.05
+
+
+def test_a_top_k_of_50_shows_in_the_vocabulary_of_64():
+    policy = gpt2.load(KIT / "token" / "policy")
+    _, given = gpt2.enumerated(policy, [3, 7, 1], 1, "sample")[0]
+    assert np.sort(given[0, -1])[:14].sum() > 0.01
+
+
+@pytest.mark.parametrize("kind", ("token", "sequence"))
+@pytest.mark.parametrize("variant", (*check_model.VARIANTS, "latent_exact"))
+def test_training_follows_the_central_difference_of_the_loss(kind, variant):
+    """One step of learning rate 1 is the gradient; the weights of a layer and a bias."""
+    if kind == "token" and variant == "latent_exact":
+        return
+    pairs = KINDS[kind]["pairs"]
+    policy, reference = (gpt2.load(KIT / kind / role) for role in ("policy", "reference"))
+
+    def loss(decoder):
+        total = 0.0
+        for pair in pairs:
+            case, states = gpt2.case_of(policy, reference, pair, variant, 0.5)
+            for side, hidden in states.items():
+                case[side]["decoder_logits"] = gpt2.decoder_logits(decoder, hidden)[None]
+            total += oracle.loss(case)[0]
+        return total / len(pairs)
+    decoder = gpt2.trained(policy, reference, pairs, variant, 0.5, 1.0, 1, [2, 2, 1])
+    for name, index in (("mlp.0.weight", (3, 5)), ("mlp.2.bias", (4,)), ("mlp.4.bias", (0,))):
+        w = policy.decoder[name]
+        step = np.zeros_like(w)
+        step[index] = 1e-5
+        up, down = (loss({**policy.decoder, name: w + s}) for s in (step, -step))
+        assert abs((up - down) / 2e-5 - (w - decoder[name])[index]) < 1e-8, (name, index)
+
+
+@pytest.mark.parametrize("kind", ("token", "sequence"))
+def test_a_wrong_gradient_would_show_in_the_weights(kind):
+    """Each question's answer is far from the untrained decoder and from every other's answer."""
+    policy, pairs, every = gpt2.load(KIT / kind / "policy"), KINDS[kind]["pairs"], {}
+    for variant, role in itertools.product(check_model.VARIANTS, check_model.REFERENCES.values()):
+        reference = role and gpt2.load(KIT / kind / role)
+        decoder = gpt2.trained(policy, reference, pairs, variant, 0.5, 0.4, 3, [5])
+        every[variant, role] = np.concatenate([w.ravel() for w in decoder.values()])
+    every["untrained"] = np.concatenate([w.ravel() for w in policy.decoder.values()])
+    close = {(a, b) for a, b in itertools.combinations(every, 2)
+             if abs(every[a] - every[b]).max() < 1e-4}
+    same = {(("separate", role), ("joint", role)) for role in (None, "policy")}  # a frozen model
+    nll = [("nll", role) for role in check_model.REFERENCES.values()]  # no reference
+    assert close == same | set(itertools.combinations(nll, 2))
+
+
+def plain_choice(logits, choice, counts):
+    """By the words of FORMAT.md, with a loop over the vocabulary."""
+    if not isinstance(choice, dict):
+        choice = {"temperature": choice}
+    best, z = max(logits), []
+    for logit, count in zip(logits, counts):
+        if logit < best + math.log(choice.get("min_p") or 1e-300):
+            z.append(-math.inf)
+        else:
+            z.append(logit - choice.get("frequency_penalty", 0.0) * count)
+    if choice["temperature"] == 0:
+        return [1.0 if v == z.index(max(z)) else 0.0 for v in range(len(z))]
+    odds = [math.exp((x - max(z)) / choice["temperature"]) for x in z]
+    return [x / sum(odds) for x in odds]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("select", ("sample", "greedy"))
+def test_enumeration_agrees_with_the_chain_rule_of_each_response(kind, select):
+    """Of responses of two tokens: every (choice, token, choice, token), one product each; choices
+    with a memory by plain loops."""
+    policy, prompt = gpt2.load(KIT / kind / "policy"), [3, 7, 1]
+    V, K = policy.config["vocab_size"], len(policy.choices)
+    want = np.zeros((2, K, V))
+    for a in range(V):
+        logits, hidden = gpt2.aligned(policy, prompt, [a, 5])
+        taus = np.exp(oracle.log_softmax(gpt2.decoder_logits(policy.decoder, hidden)))
+        if select == "greedy":
+            taus = np.eye(K)[taus.argmax(-1)]
+        written = np.arange(V) == a
+        for k in range(K):
+            odds = taus[0, k] * plain_choice(logits[0], policy.choices[k], 0 * written)[a]
+            want[0, k, a] += odds
+            for j in range(K) if policy.level == "token" else [k]:
+                second = odds * (taus[1, j] if policy.level == "token" else 1)
+                if a != policy.eos:
+                    want[1, j] += second * np.array(plain_choice(logits[1], policy.choices[j],
+                                                                 1 * written))
+    places = gpt2.enumerated(policy, prompt, 2, select)
+    assert np.abs(np.array([joint.sum(0) for joint, _ in places]) - want).max() < 1e-14
+
+
+# ---- the statistics ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("n, odds", ((7, 0.3), (20, 0.02), (1, 0.5)))
+def test_p_values_are_binomial_tails(n, odds):
+    mass = [math.comb(n, k) * odds ** k * (1 - odds) ** (n - k) for k in range(n + 1)]
+    values = [sampling.Trial("", k, n, odds).p_value() for k in range(n + 1)]
+    for k, value in enumerate(values):
+        tail = sum(mass[:k + 1]) if k < n * odds else sum(mass[k:])
+        assert math.isclose(value, min(1, 2 * tail), rel_tol=1e-12)
+        # what makes the odds of a false alarm hold
+        assert sum(m for m, v in zip(mass, values) if v <= value) <= value + 1e-12
+    for certain in (0, 1):
+        assert sampling.Trial("", n * certain, n, certain).p_value() == 1
+        assert sampling.Trial("", n - n * certain, n, certain).p_value() == 0
+
+
+def test_the_number_of_tests_is_fixed_before_sampling():
+    policy = gpt2.load(KIT / "sequence" / "policy")
+    places = [gpt2.enumerated(policy, p, 3, "sample") for p in make_model_kit.PROMPTS]
+    counts = set()
+    for seed in range(2):
+        codes, again = (np.random.default_rng(seed).integers(1, 16, (4, n, 3)) for n in (80, 10))
+        trials = [*sampling.frequencies(policy, codes, places),
+                  *sampling.independence(policy, codes, again, places)]
+        counts.add(len(trials))
+        assert all(0 <= t.hits <= t.n and -1e-12 < t.odds < 1 + 1e-12 for t in trials)
+    assert len(counts) == 1
+
+
+# ---- from the command line ---------------------------------------------------------------------
+
+def script(*arguments, **environment):
+    return subprocess.run([sys.executable, str(PROGRAM), *map(str, arguments)], text=True,
+                          capture_output=True, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize("name, dtype, passed", (
+    ("ours", "float64", 58), ("ours", "bfloat16", 54), ("transformers", "float64", 43),
+    ("transformers", "bfloat16", 39), ("jax", "float64", 47)))
+def test_adapters_pass(name, dtype, passed):
+    if name != "ours":
+        pytest.importorskip(name)
+    done = script(FOLDER / "adapters" / f"model_{name}.py", "--n", 800, "--dtype", dtype)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{passed} passed, 0 missed" in done.stdout
+
+
+@pytest.mark.parametrize("text, status, said", (
+    ("", 2, "nothing ran"),
+    ("def pairs(rewards, how): raise NotImplementedError", 2, "nothing ran"),
+    ("def pairs(rewards, how): raise RuntimeError('no\\nwords')", 1, "raised RuntimeError: no"),
+    ("def pairs(rewards, how): return 3", 1, "the answer does not fit: TypeError"),
+    ("def pairs(rewards, how): return {1, 2}", 1, "the answer holds set"),
+    ("import os\ndef pairs(rewards, how): os._exit(0)", 1, "pairs ended the process"),
+    ("print('pass')\ndef pairs(rewards, how): print('pass'); return []", 1, "MISS  pairs"),
+    ("def score(policy, prompts, responses): return [{}] * len(prompts)", 2, "nothing ran")))
+def test_whatever_a_module_does_there_is_a_verdict(text, status, said, tmp_path):
+    (tmp_path / "module.py").write_text(text + "\n", encoding="utf-8")
+    done = script(tmp_path / "module.py", "--timeout", 5, "--only", "pairs", "score")
+    assert done.returncode == status and said in done.stdout, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """An engine's responses and log-probabilities, as FORMAT.md asks for them."""
+    path = tmp_path_factory.mktemp("logs") / "responses.jsonl"
+    theirs = runner.Here(runner.load_module(str(FOLDER / "adapters/model_ours.py")))
+    lines, prompts = [], KINDS["sequence"]["prompts"]
+    policy = gpt2.load(KIT / "sequence" / "policy")
+    for select, seed, n in (("sample", 1, 800), ("sample", 2, 100), ("greedy", 1, 200),
+                            ("greedy", 2, 25)):
+        answer = theirs.ask("generate", str(KIT / "sequence" / "policy"), prompts, 3, n, seed,
+                            select)[1]
+        for prompt, rows in zip(prompts, answer):
+            for ids, taus in rows:
+                logps = gpt2.score(policy, prompt, ids)["text_logps"][:, taus[0]]
+                lines.append(dict(policy="sequence", select=select, seed=seed, prompt=prompt,
+                                  ids=ids, tau_idx=taus, logps=logps.tolist()))
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("off, status", ((0.0, 0), (1e-3, 1)))
+def test_an_engine_is_checked_from_its_logs(off, status, logs, tmp_path):
+    """A logged log-probability that is off is a miss; kinds that were not logged are skipped."""
+    lines = [json.loads(line) for line in logs.read_text(encoding="utf-8").splitlines()]
+    lines[77]["logps"][0] += off
+    moved = tmp_path / "x.jsonl"
+    moved.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    done = script(FOLDER / "adapters" / "logs.py", "--n", 800, "--dtype", "float32",
+                  LPO_LOGS=str(moved))
+    assert done.returncode == status, done.stdout + done.stderr
+    assert ("logps[77, 0]" if off else "2 passed, 0 missed, 5 skipped") in done.stdout
