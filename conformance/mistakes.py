@@ -35,13 +35,18 @@ class Mistake(NamedTuple):
 
     def key(self):
         """The answer key with this mistake."""
-        return Key(tuple((right, wrong.replace("{x}", repr(self.x)))
-                         for right, wrong in self.changes))
+        return key_with(tuple((right, wrong.replace("{x}", repr(self.x)))
+                              for right, wrong in self.changes))
 
 
 @lru_cache(None)
 def source(name):
     return (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+
+
+@lru_cache(500)
+def key_with(changes):
+    return Key(changes)
 
 
 class Key:
