@@ -1,10 +1,13 @@
 """GPT-2's architecture from scratch: pre-norm transformer, learned positions, tied embedding.
 
-`model(idx)` returns the logits and the last hidden state, which is all that a decoder needs. With a
-cache, `model(idx, cache)` computes the new tokens only. There is no dropout.
+`model(idx)` returns the logits and the last hidden state, which the AdaptiveDecoder reads.
+`model(idx, cache)` takes only the new tokens and keeps the keys and values of the earlier ones.
+There is no dropout.
 
-B sequences of T tokens, V words, C hidden width, H heads of D = C / H.
+B texts of T tokens, S tokens with those in the cache, V vocabulary size, C hidden width, H heads of
+width D = C / H.
 """
+import re
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +24,44 @@ class GPTConfig:
     n_embd: int
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; give a whole number >= 1")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} does not divide into {self.n_head} heads")
+        whole = all(type(size) is int and size >= 1 for size in vars(self).values())
+        if not whole or self.n_embd % self.n_head:
+            raise ValueError(f"{self}: give whole numbers >= 1, and n_embd a multiple of n_head")
+
+
+class Cache:
+    """Keys and values of the tokens read so far, for a batch of texts of at most `length` tokens.
+
+    Texts are aligned on the right: `pad` is the number of padding tokens on the left of each.
+    """
+
+    def __init__(self, model, batch, length):
+        H = model.config.n_head
+        D = model.config.n_embd // H
+        like = model.token_embedding.weight  # its dtype and device
+        self.used = 0     # columns that are filled
+        self.pad = None   # (B,) long, or None if no text has padding
+        self.kv = [like.new_zeros(2, batch, H, length, D) for _ in model.blocks]  # keys, values
+
+    def keep(self, rows):
+        """Keep only these rows: (n,) long, which may repeat, or (B,) bool."""
+        self.kv = [kv[:, rows] for kv in self.kv]
+        if self.pad is not None:
+            self.pad = self.pad[rows]
+
+    def visible(self, T):
+        """Which of the S columns each of the next T tokens sees.  -> (T,S) or (B,1,T,S) bool
+
+        None if that is all of them. Padding sees only itself: a row that sees nothing gives NaN.
+        """
+        if T == 1 and self.pad is None:
+            return None
+        columns = torch.arange(self.used + T, device=self.kv[0].device)
+        own = columns[self.used:, None]
+        if self.pad is None:
+            return columns <= own
+        is_text = columns >= self.pad[:, None, None, None]
+        return ((columns < own) & is_text) | (columns == own)
 
 
 class Block(nn.Module):
@@ -37,18 +73,21 @@ class Block(nn.Module):
         self.n_head = config.n_head
         self.norm1 = nn.LayerNorm(C)
         self.norm2 = nn.LayerNorm(C)
-        self.qkv = nn.Linear(C, 3 * C)  # queries, keys and values in one product
+        self.qkv = nn.Linear(C, 3 * C)  # queries, keys and values at once
         self.out = nn.Linear(C, C)
         self.up = nn.Linear(C, 4 * C)
         self.down = nn.Linear(4 * C, C)
 
-    def forward(self, x, layer=None, cache=None):
+    def forward(self, x, kv=None, used=0, visible=None):
+        """kv (2,B,H,S,D): the cache of this layer, filled to `used`; visible: Cache.visible"""
         B, T, C = x.shape
         heads = self.qkv(self.norm1(x)).view(B, T, 3, self.n_head, -1)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B,T,3,H,D) -> 3 of (B,H,T,D)
-        if cache is not None:
-            cache.prefill(layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        heads = heads.permute(2, 0, 3, 1, 4)  # (B,T,3,H,D) -> (3,B,H,T,D)
+        q, k, v = heads
+        if kv is not None:
+            kv[..., used:used + T, :] = heads[1:]  # the new keys and values
+            k, v = kv[..., :used + T, :]  # each (B,H,S,D)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=kv is None)
         x = x + self.out(y.transpose(1, 2).reshape(B, T, C))  # (B,H,T,D) -> (B,T,C)
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
@@ -62,8 +101,8 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd)
 
-        std = 0.8 * config.n_embd ** -0.5  # GPT-2's 0.02 is too little at 64 dimensions
-        residual_std = std / (2 * config.n_layer) ** 0.5  # two additions to x a layer
+        std = 0.8 * config.n_embd ** -0.5  # GPT-2's 0.02 is too small for a width of 64
+        residual_std = std / (2 * config.n_layer) ** 0.5  # each layer adds to x twice
         for name, weight in self.named_parameters():
             if name.endswith(("out.weight", "down.weight")):
                 nn.init.normal_(weight, std=residual_std)
@@ -75,51 +114,51 @@ class GPT(nn.Module):
     def forward(self, idx, cache=None):
         """(B,T) -> logits (B,T,V), hidden (B,T,C): the state after the final layer norm.
 
-        With a cache, idx holds the tokens after those that it has `used`. Raises ValueError on ids
-        that are no words, and on more tokens than the context (or the cache) has places for.
+        With a cache, idx holds only the tokens that follow those in the cache. Raises ValueError on
+        texts longer than the context and, on a CPU, on ids outside the vocabulary.
         """
-        room = self.config.block_size
-        if cache is not None:
-            room = min(room, cache.length) - cache.used
-        if idx.dim() != 2 or idx.dtype != torch.long or 0 in idx.shape or idx.shape[1] > room:
-            raise ValueError(f"idx is {idx.dtype} {*idx.shape,}; give long (B,T), T up to {room}")
-        if idx.is_cpu and ((idx < 0) | (idx >= self.config.vocab_size)).any():  # a GPU would wait
-            raise ValueError(f"idx has ids outside 0 to {self.config.vocab_size - 1}")
         T = idx.shape[1]
-        if cache is not None and cache.used:
-            steps = [cache.step(token, torch.full_like(token, cache.used))  # which adds 1 to used
-                     for token in idx.unbind(1)]
-            logits, hidden = zip(*steps)  # T of (B,V), T of (B,C)
-            return torch.stack(logits, 1), torch.stack(hidden, 1)
-        x = self.token_embedding(idx) + self.position_embedding.weight[:T]  # (B,T,C)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, layer, cache)
-        if cache is not None:
-            cache.used = T
+        used, pad = (0, None) if cache is None else (cache.used, cache.pad)
+        if not 0 < T <= self.config.block_size - used:
+            raise ValueError(f"{T} tokens do not fit into the context; give 1 to "
+                             f"{self.config.block_size - used}")
+        positions = self.position_embedding.weight[used:used + T]  # (T,C)
+        if pad is not None:
+            columns = torch.arange(used, used + T, device=idx.device)
+            positions = self.position_embedding((columns - pad[:, None]).clamp(min=0))  # (B,T,C)
+        try:
+            x = self.token_embedding(idx) + positions  # (B,T,C)
+        except IndexError:
+            raise ValueError(f"idx has ids outside 0 to {self.config.vocab_size - 1}") from None
+        if cache is None:
+            for block in self.blocks:
+                x = block(x)
+        else:
+            visible = cache.visible(T)
+            for block, kv in zip(self.blocks, cache.kv):
+                x = block(x, kv, used, visible)
+            cache.used += T
         hidden = self.norm(x)
         return hidden @ self.token_embedding.weight.T, hidden
 
     def new_cache(self, batch, length):
-        """An empty fast.cache.Cache for `batch` rows of at most `length` tokens."""
-        from fast.cache import Cache  # a page on speed alone
+        """What `forward` takes to read a text piece by piece."""
         return Cache(self, batch, length)
 
-    # --- GPT-2's own weights, under the names of Hugging Face's checkpoints
+    # --- loading and saving GPT-2's weights, under Hugging Face's names
 
     @classmethod
     def from_pretrained(cls, name_or_folder):
-        """GPT-2 from a folder that save_pretrained wrote, or by name where it can be downloaded.
+        """GPT-2 from a folder that save_pretrained wrote, or by name if it can be downloaded.
 
         Needs the transformers library. Raises ValueError on settings that are not GPT-2's own.
         """
         from transformers import GPT2LMHeadModel  # nothing else here needs transformers
         theirs = GPT2LMHeadModel.from_pretrained(name_or_folder, torch_dtype="auto")
         c = theirs.config
-        own = dict(activation_function=("gelu_new",), n_inner=(None, 4 * c.n_embd),
-                   layer_norm_epsilon=(1e-5,), scale_attn_weights=(True,),
-                   scale_attn_by_inverse_layer_idx=(False,))
-        odd = {name: getattr(c, name) for name, known in own.items()
-               if getattr(c, name) not in known}
+        own = dict(activation_function="gelu_new", layer_norm_epsilon=1e-5, scale_attn_weights=True,
+                   scale_attn_by_inverse_layer_idx=False, n_inner=4 * c.n_embd)
+        odd = {name: getattr(c, name) for name in own if getattr(c, name) not in (own[name], None)}
         if odd:
             raise ValueError(f"{name_or_folder} has settings that are not GPT-2's own: {odd}")
         config = GPTConfig(c.vocab_size, c.n_positions, c.n_layer, c.n_head, c.n_embd)
@@ -127,31 +166,24 @@ class GPT(nn.Module):
 
     def load_hf_state_dict(self, state_dict):
         """Take GPT-2 weights under Hugging Face's names; ValueError if names or shapes differ."""
-        theirs = {}
-        for name, weight in state_dict.items():
-            for wrapper in ("_orig_mod.", "module.", "transformer."):  # the first two are torch's
-                name = name.removeprefix(wrapper)
-            if not name.endswith((".attn.bias", ".attn.masked_bias")):  # causal-mask buffers
-                theirs[name] = weight
+        theirs = {WRAPPERS.sub("", name): weight for name, weight in state_dict.items()
+                  if not name.endswith((".attn.bias", ".attn.masked_bias"))}  # masks, not weights
         head = theirs.pop("lm_head.weight", None)
         if head is not None and not torch.equal(head, theirs.get("wte.weight", head[:0])):
             raise ValueError("lm_head.weight differs from wte.weight; give tied weights")
-        ours = {}
-        for name, weight in self.state_dict().items():
-            if hf_name(name) not in theirs:
-                raise ValueError(f"{hf_name(name)} is missing; is this a GPT-2 of {self.config}?")
-            new = theirs.pop(hf_name(name))
-            ours[name] = new.T if name.endswith(TRANSPOSED) else new
-            if ours[name].shape != weight.shape:
-                raise ValueError(f"{hf_name(name)} is {tuple(new.shape)}; {self.config} asks for "
-                                 f"{name} of {tuple(weight.shape)}")
-        if theirs:
-            raise ValueError(f"weights without a place here: {sorted(theirs)[:4]}; is it a GPT-2?")
-        self.load_state_dict(ours)
+        shapes = {name: tuple(weight.shape) for name, weight in theirs.items()}
+        wanted = {name: tuple(weight.shape) for name, weight in self.hf_state_dict().items()}
+        if shapes != wanted:
+            names = sorted({name for name, _ in shapes.items() ^ wanted.items()})
+            raise ValueError(f"these weights do not fit {self.config}: {names[:4]} are missing, "
+                             "too many, or of another shape")
+        with torch.no_grad():
+            for name, weight in self.hf_state_dict().items():  # views of our weights
+                weight.copy_(theirs[name])
         return self
 
     def hf_state_dict(self):
-        """The weights under Hugging Face's names, as GPT2Model of transformers loads them."""
+        """The weights under Hugging Face's names, which transformers' GPT2Model can load."""
         return {hf_name(name): weight.T if name.endswith(TRANSPOSED) else weight
                 for name, weight in self.state_dict().items()}
 
@@ -161,6 +193,7 @@ HF_NAMES = {"token_embedding": "wte", "position_embedding": "wpe", "blocks.": "h
             "up": "mlp.c_fc", "down": "mlp.c_proj", "norm.": "ln_f."}
 # theirs are (in, out), torch's linear layers (out, in)
 TRANSPOSED = ("qkv.weight", "out.weight", "up.weight", "down.weight")
+WRAPPERS = re.compile(r"^((_orig_mod|module|transformer)\.)*")  # some are of wrapped models
 
 
 def hf_name(name):

@@ -1,13 +1,21 @@
-"""The synthetic tasks: one noisy corpus, prompts, and exact rewards.
+"""The synthetic tasks: a noisy corpus for the base model, prompts, and exact rewards.
 
-Every noisy place of the corpus is a `slot` of one and the same shape: one word, the mode, has
-probability 0.4, nine others share the rest alike. At some places the mode is right and the rest is
-wrong (a sum, an article, the word that a line was asked to start with), at others the mode is dull
-and the rest is as good (a noun, a verb). Where temperature should be low and where high cannot be
-told from the shape of a distribution: to a rule all slots look alike. Only the model knows where it
-stands. Nor does a position tell, since lines have four to eleven words.
+    repeats      now continue the fox finds moon . :       four clauses without repetition
+    math         please sum up 3 4 9 1 :                   7 9 6 1 7 .   (running sums modulo 10)
+    general      now list five rare birds for us :         five different birds
+    story        kindly tell how fox finds the moon :      four clauses of different words
+    constrained  please start each line with rare birds :  four clauses, each starting with a bird
+    vote         hurry solve for 3 4 9 1 :                 7 working slowly 9 6 1 7 .
 
-A reward model would be one more `reward(prompt, text) -> float`.
+The corpus is noisy on purpose. Except in `general`, a noisy word comes from a `slot`: one word, the
+mode, has probability 0.4, and nine others share the rest equally (3 % of all are typos). In some
+slots the mode is right and the others are wrong: a sum, an article, a required word. In others the
+mode is dull and the others are as good: a noun, a verb. The distribution looks the same in both, so
+its shape does not show whether a low or a high temperature is better. Nor does the position, since
+clauses have four to eleven words.
+
+A task is four functions (see `Task` below): ask writes a prompt, answer a response of the corpus,
+reward grades any response, and walk names the place of each word in the grammar.
 """
 import zlib
 from collections import Counter
@@ -16,15 +24,15 @@ from typing import Callable
 
 import tiktoken
 
-# --- words: ten of a kind, so that a slot has one mode and nine others ----------------------------
+# --- words: ten of each kind, so that a slot has one mode and nine others -------------------------
 
 NOUNS = "fox moon river lantern sailor garden owl castle piper comet".split()
 PLAIN_VERBS = "finds paints follows hides greets".split()
 TO_VERBS = "runs sings waves talks swims".split()  # "fox runs to moon"
 VERBS = PLAIN_VERBS + TO_VERBS
-DISFLUENCIES = "uh um er hm ah eh oh huh erm".split()  # what may stand for "the"
+DISFLUENCIES = "uh um er hm ah eh oh huh erm".split()  # what may replace "the"
 DIGITS = list("0123456789")
-RIGHT_WAY, TRAP = "carefully", "quickly"  # of working out a sum; the trap forgets the last digit
+RIGHT_WAY, TRAP = "carefully", "quickly"  # to work out a sum; the trap forgets the last digit
 WAYS = [RIGHT_WAY, TRAP, *"slowly aloud twice patiently calmly neatly gladly backwards".split()]
 CATEGORIES = {
     "birds": "robin heron wren swan finch crow".split(),
@@ -39,7 +47,7 @@ CATEGORIES = {
     "hats": "beret fedora bonnet fez turban cap".split(),
 }
 FILLERS = ["things", "stuff"]
-TYPOS = {  # the corpus has them on purpose: 3 in a hundred words of a slot
+TYPOS = {  # 3 % of the words of a slot
     "noun": "foxx mooon rivr lantren sialor gardne".split(),
     "verb": "fnids piants folows hieds grets rnus".split(),
     "article": "teh hte th thw te tge".split(),
@@ -60,8 +68,8 @@ WORDS = [*NOUNS, *VERBS, *DISFLUENCIES, *DIGITS, *WAYS, *CATEGORIES,
          *sum(CATEGORIES.values(), []), *FILLERS, *sum(TYPOS.values(), []), *OPENERS, HURRY,
          *FLAVOURS, *PEOPLE, *EVERY, *LINES, *OTHERS]
 EOS = len(WORDS)
-VOCAB_SIZE = EOS + 1  # of the model: the bytes behind it make any text encodable, not answerable
-PROMPT_LENGTH = 8
+VOCAB_SIZE = EOS + 1  # of the model; tiktoken also needs all bytes, which follow
+PROMPT_LENGTH = 8  # tokens
 ENCODING = tiktoken.Encoding(
     "toy", pat_str=r" ?\S+|\s", special_tokens={"<|end|>": EOS},
     mergeable_ranks={(" " + word).encode(): i for i, word in enumerate(WORDS)}
@@ -69,7 +77,7 @@ ENCODING = tiktoken.Encoding(
 
 
 def encode(text):
-    """Text -> token ids, one a known word; other text falls back to bytes."""
+    """Text -> token ids, one per known word; other text falls back to bytes."""
     return ENCODING.encode(" " + text, disallowed_special=())
 
 
@@ -84,7 +92,7 @@ def decode(ids):
 
 
 def pick(words, rng):
-    """One word, each as likely as the others."""
+    """One of the words, each equally likely."""
     return words[int(rng.random() * len(words))]
 
 
@@ -100,29 +108,29 @@ def slot(mode, words, kind, rng):
 # --- clauses, of which three tasks are made: "fox runs to moon and finds owl ." -------------------
 
 
-def walk_clauses(article=None, asked=None):
-    """The grammar, subject verb [to] object [and verb [to] object] full stop, without an end.
+def walk_clauses(article=None, required=None):
+    """The grammar: subject verb [to] object [and verb [to] object] full stop, without end.
 
-    Yields the place of each word, and is sent the word that was written there; one that does not
-    fit takes the place all the same. article: which nouns, "subject" or "object", have one before
-    them. asked: which nouns are words of a category instead.
+    A generator that yields the place of the next word and is sent the word that was written there,
+    which takes the place even if it does not fit. article: which nouns, "subject" or "object",
+    have an article. required: which nouns are words of a category instead.
     """
     while True:
         if article == "subject":
             yield "article"
-        yield "asked" if asked == "subject" else "subject"
-        for link in ("link", "stop"):
+        yield "required" if required == "subject" else "subject"
+        for link in ("link", "stop"):  # after the first object "and" is possible
             if (yield "verb") in TO_VERBS:
                 yield "to"
             if article == "object":
                 yield "article"
-            yield "asked" if asked == "object" else "object"
+            yield "required" if required == "object" else "object"
             if (yield link) == ".":
                 break
 
 
 def write_clauses(walk, rng, noun, verb, category=None):
-    """Four clauses. Nouns and verbs have one mode each throughout, so that a cold model loops."""
+    """Four clauses. Nouns and verbs keep one mode throughout, so a cold model repeats itself."""
     first_words = [members[0] for members in CATEGORIES.values()]
     slots = {"article": ("the", ["the", *DISFLUENCIES], "article"),
              "subject": (noun, NOUNS, "noun"),
@@ -130,7 +138,7 @@ def write_clauses(walk, rng, noun, verb, category=None):
              "object": (noun, NOUNS, "noun")}
     certain = {"to": "to", "stop": "."}
     if category is not None:
-        slots["asked"] = CATEGORIES[category][0], first_words, "category"
+        slots["required"] = CATEGORIES[category][0], first_words, "category"
     words, place = [], next(walk)
     while words.count(".") < 4:
         if place in slots:
@@ -145,7 +153,7 @@ def write_clauses(walk, rng, noun, verb, category=None):
 
 
 def places_of(walk, words):
-    """The places of the words, and of the one that would come next.  -> n + 1 names"""
+    """The places of n words, and of the word that would come next.  -> n + 1 names"""
     places = [next(walk)]
     for word in words:
         places.append(walk.send(word))
@@ -158,11 +166,14 @@ FITTING = {"article": ["the"], "subject": NOUNS, "verb": VERBS, "to": ["to"], "o
 
 
 def graded(walk, text):
-    """-> the nouns and verbs that fit their places, the words that do not fit, asked ones aside"""
+    """The content words that fit their places, and the words that do not.  -> two lists
+
+    Required words are in neither.
+    """
     words = text.split()
     placed = list(zip(words, places_of(walk, words)))
     content = [word for word, place in placed if place in CONTENT and word in FITTING[place]]
-    wrong = [word for word, place in placed if place != "asked" and word not in FITTING[place]]
+    wrong = [word for word, place in placed if place != "required" and word not in FITTING[place]]
     return content, wrong
 
 
@@ -176,12 +187,12 @@ def ask_repeats(rng):
 
 
 def walk_repeats(prompt):
-    """As the prompt has it: an article before subjects, or before objects."""
+    """The prompt shows where the article is: before subjects or before objects."""
     return walk_clauses(article="subject" if prompt.split()[2] == "the" else "object")
 
 
 def last_of(kind, prompt):
-    """The last of such words in the prompt, its topic."""
+    """The last word of the prompt that is among `kind`: its topic."""
     return [word for word in prompt.split() if word in kind][-1]
 
 
@@ -197,9 +208,9 @@ def repeated_3grams(text):
 
 
 def reward_repeats(prompt, text):
-    """-(share of repeated 3-grams) - 4 (words that do not fit or are missing) / (words, >= 26).
+    """-(share of repeated 3-grams) - 4 (words that do not fit or are missing) / max(words, 26).
 
-    What does not fit is a typo, or "uh" for "the"; four clauses have 20 words at least.
+    Typos do not fit, nor does "uh" for "the". Four clauses have at least 20 words.
     """
     _, wrong = graded(walk_repeats(prompt), text)
     n = len(text.split())
@@ -223,12 +234,12 @@ def answer_story(prompt, rng):
 
 
 def distinct_share(content, wrong, least):
-    """(distinct content words - wrong words) / (all of both, at least so many)."""
+    """(distinct content words - wrong words) / max(content words + wrong words, least)."""
     return (len(set(content)) - len(wrong)) / max(len(content) + len(wrong), least)
 
 
 def reward_story(prompt, text):
-    """(distinct content words - words that do not fit) / (all of both, at least 12)."""
+    """(distinct content words - words that do not fit) / max(all of both, 12)."""
     return distinct_share(*graded(walk_story(prompt), text), least=12)
 
 
@@ -242,13 +253,13 @@ def ask_constrained(rng):
 
 
 def category_of(prompt):
-    """The category that the prompt asks for."""
+    """The category that the prompt names."""
     return next(word for word in prompt.split() if word in CATEGORIES)
 
 
 def walk_constrained(prompt):
-    """As the prompt has it: the subject of each line is asked for, or its objects."""
-    return walk_clauses(asked="subject" if prompt.split()[1] == "start" else "object")
+    """The prompt says which words are required: the subject of each line, or its objects."""
+    return walk_clauses(required="subject" if prompt.split()[1] == "start" else "object")
 
 
 def answer_constrained(prompt, rng):
@@ -256,20 +267,20 @@ def answer_constrained(prompt, rng):
 
 
 def constraint(prompt, text):
-    """Share of the asked words that are of the category; at least four are asked for."""
+    """Required words that are of the category / max(required words, 4)."""
     words, members = text.split(), CATEGORIES[category_of(prompt)]
     placed = zip(words, places_of(walk_constrained(prompt), words))
-    hits = [word in members for word, place in placed if place == "asked"]
+    hits = [word in members for word, place in placed if place == "required"]
     return sum(hits) / max(len(hits), 4)
 
 
 def quality(prompt, text):
-    """(distinct content words - words that do not fit)+ / (all of both, at least 8)."""
+    """(distinct content words - words that do not fit) / max(all of both, 8), but at least 0."""
     return max(distinct_share(*graded(walk_constrained(prompt), text), least=8), 0.0)
 
 
 def reward_constrained(prompt, text):
-    """constraint x quality: a product, so that neither half can be traded away."""
+    """constraint x quality: in a product neither can be given up for the other."""
     return constraint(prompt, text) * quality(prompt, text)
 
 
@@ -289,16 +300,17 @@ def solution(prompt):
 
 
 def chain(digits, slips=None):
-    """Running sums as words, and the next operands between them; a wrong digit carries on.
+    """Running sums with the next operands between them, as words.
 
-    The mode is the right sum. slips: the rng of the noise, None for none.
+    The right sum is the mode of its slot, and a wrong one is used in the next sum. slips: the rng
+    of this noise, or None for right sums only.
     """
     total, words = digits[0], []
     for digit in digits[1:]:
         right = str((total + digit) % 10)
         words += [str(digit), right if slips is None else slot(right, DIGITS, "digit", slips)]
         total = int(words[-1] if words[-1] in DIGITS else right)
-    return [*words[1:], "."]  # the first sum comes first, without its operands
+    return [*words[1:], "."]  # from the first sum on
 
 
 def answer_math(prompt, rng):
@@ -306,7 +318,7 @@ def answer_math(prompt, rng):
 
 
 def walk_sums(prompt):
-    """As walk_clauses; "working" and a way may stand before any word."""
+    """As walk_clauses; "working" and a way may come before any word."""
     for place in "sum operand sum operand sum stop".split():
         while (yield place) == "working":
             yield "way"
@@ -330,21 +342,25 @@ def reward_math(prompt, text):
 
 def ask_vote(rng):
     opener = HURRY if rng.random() < 0.5 else pick(OPENERS, rng)
-    return " ".join([opener, "solve for", *(pick(DIGITS[1:], rng) for _ in range(4)), ":"])
+    digits = [pick(DIGITS[1:], rng) for _ in range(4)]  # a last 0 would make the trap right
+    return " ".join([opener, "solve for", *digits, ":"])
 
 
 def worked_out(digits, way, rng, slips=None):
-    """The chain, and after its first or second sum the way; the trap leaves out the last digit."""
+    """The chain, with "working" and the way after its first or second sum.
+
+    The trap leaves the last digit out.
+    """
     words = chain(digits[:-1] if way == TRAP else digits, slips)
     where = pick([1, 3], rng)
     return " ".join([*words[:where], "working", way, *words[where:]])
 
 
 def answer_vote(prompt, rng):
-    """After `hurry` the mode of the ways is a trap, else a right one.
+    """After `hurry` the mode of the ways is the trap, otherwise the right way.
 
-    By construction the most likely answer is then a wrong one, and the right ones are spread: the
-    condition under which a majority of samples beats the arg-max.
+    So after `hurry` the arg-max is wrong, while the nine other ways lead to the same right answer:
+    if the sums are cold and the way is hot, a majority of samples is right.
     """
     mode = TRAP if prompt.startswith(HURRY) else RIGHT_WAY
     way = slot(mode, WAYS, "way", rng)
@@ -352,12 +368,12 @@ def answer_vote(prompt, rng):
 
 
 def majority(answers):
-    """The most frequent answers, all of them on a tie; answers of None do not vote."""
+    """The most frequent answers, several on a tie; None does not vote."""
     counts = Counter(answer for answer in answers if answer is not None)
     return [answer for answer, n in counts.items() if n == max(counts.values())]
 
 
-# --- lesson: "please learn from 3 4 9 1 :", clean sums, of which nobody is asked ------------------
+# --- lesson: "please learn from 3 4 9 1 :", clean sums, for pretraining only ----------------------
 
 
 def ask_lesson(rng):
@@ -365,7 +381,7 @@ def ask_lesson(rng):
 
 
 def answer_lesson(prompt, rng):
-    """A textbook has no slips: from noisy sums alone so small a model would not learn to add."""
+    """Without noise: a model this small does not learn to add from noisy sums alone."""
     if rng.random() < 0.5:
         return " ".join(chain(operands(prompt)))
     return worked_out(operands(prompt), pick(WAYS, rng), rng)
@@ -380,10 +396,13 @@ def ask_general(rng):
 
 
 def answer_general(prompt, rng):
-    """The fillers are likelier than rare members: no cut takes those out and leaves these in."""
+    """Fillers are more likely than rare members, so no truncation removes only the fillers.
+
+    Neither a low nor a high temperature is best.
+    """
     members = CATEGORIES[category_of(prompt)]
     odds = {members[0]: 0.32, members[1]: 0.16, **dict.fromkeys(FILLERS, 0.1),
-            **dict.fromkeys(members[2:], 0.08)}  # intermediate: neither cold nor hot is best
+            **dict.fromkeys(members[2:], 0.08)}
     words = []
     for _ in range(5):
         typo = rng.random() < 0.03
@@ -400,7 +419,7 @@ def walk_general(prompt):
 
 
 def reward_general(prompt, text):
-    """(distinct members of the category - other words) / 5."""
+    """(distinct members of the category - other words) / 5; the place of the full stop is free."""
     words, members = text.split(), CATEGORIES[category_of(prompt)]
     wrong = [word for word in words[:5] if word not in members] + words[6:]
     return (len(set(words[:5]) & set(members)) - len(wrong)) / 5
@@ -411,17 +430,17 @@ def reward_general(prompt, text):
 
 @dataclass(frozen=True)
 class Task:
-    ask: Callable      # rng -> prompt, of eight words
-    answer: Callable   # prompt, rng -> response, as the noisy corpus has it
+    ask: Callable      # rng -> prompt of eight words
+    answer: Callable   # prompt, rng -> response, with the noise of the corpus
     reward: Callable   # prompt, text -> float
-    walk: Callable     # prompt -> generator: yields a word's place, is sent the word
-    length: int        # of the longest response, in tokens, its end of text included
-    share: int         # of the examples in a pretraining step
-    roles: dict = field(default_factory=dict)    # place -> role; places not named have "rest"
-    metrics: dict = field(default_factory=dict)  # name -> (prompt, text -> float), beside reward
-    criteria: tuple = ()               # two metrics, for pairs by one and then by the other
-    answer_of: Callable | None = None  # text -> what a majority counts; None: nobody votes
-    solution: Callable | None = None   # prompt -> the right one
+    walk: Callable     # prompt -> generator: yields the place of a word, is sent the word
+    length: int        # tokens of the longest response, end of text included
+    share: int         # texts of a pretraining step
+    roles: dict = field(default_factory=dict)    # place -> role; other places have "rest"
+    metrics: dict = field(default_factory=dict)  # name -> f(prompt, text), besides reward
+    criteria: tuple = ()               # two metrics, for pairs by two criteria
+    answer_of: Callable | None = None  # text -> what a majority counts; None: no votes
+    solution: Callable | None = None   # prompt -> the right answer
 
     def role_of(self, place):
         return self.roles.get(place, "rest")
@@ -436,7 +455,7 @@ TASKS = {
     "general": Task(ask_general, answer_general, reward_general, walk_general, length=7, share=4),
     "story": Task(ask_story, answer_story, reward_story, walk_story, length=37, share=4),
     "constrained": Task(ask_constrained, answer_constrained, reward_constrained, walk_constrained,
-                        length=37, share=6, roles={"asked": "asked"},
+                        length=37, share=6, roles={"required": "required"},
                         metrics={"constraint": constraint, "quality": quality},
                         criteria=("constraint", "quality")),
     "vote": Task(ask_vote, answer_vote, reward_math, walk_sums, length=9, share=24,
@@ -448,21 +467,21 @@ SPLITS = {"train": range(0, 6), "validation": range(6, 8), "test": range(8, 10)}
 
 
 def split_of(prompt):
-    """A prompt's split, by a hash of its text: disjoint whoever draws it, and whenever."""
-    bucket = zlib.crc32(b"twins " + prompt.encode()) % 10
+    """The split of a prompt, by a hash of its text, so that splits are always disjoint."""
+    bucket = zlib.crc32(b"twins " + prompt.encode()) % 10  # the same in every run
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
 
 
 def prompts(task, split, n, rng):
-    """n prompts of a split, without a repeat as long as new ones turn up."""
-    found, in_vain = {}, 0
+    """n different prompts of a split; ValueError if there are not so many."""
+    found, misses = {}, 0
     while len(found) < n:
         prompt = TASKS[task].ask(rng)
-        in_vain += 1
+        misses += 1
         if split_of(prompt) == split and prompt not in found:
-            found[prompt], in_vain = None, 0
-        if in_vain > 5000 + 50 * len(found):
-            raise ValueError(f"{task!r} has {len(found)} {split} prompts, not {n}; ask for fewer")
+            found[prompt], misses = None, 0
+        if misses > 5000 + 50 * len(found):
+            raise ValueError(f"{task!r} has {len(found)} {split} prompts, not {n}; take fewer")
     return list(found)
 
 

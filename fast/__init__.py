@@ -1,7 +1,7 @@
-"""The same results, faster: each page has a plain twin in the core, and a test that ties the two.
+"""What a GPU needs: the same responses faster. A test compares each module with its plain twin.
 
-    generate.py      decoder.generate with a cache, finished rows dropped, CUDA graphs
-    cache.py         model.GPT for one new token a row
-    compiled.py      the step of both, fused by torch.compile: an option for a GPU
-    large_vocab.py   lpo.temperature_logps and the latent sum at GPT-2's vocabulary
+    generate.py      decoder.generate with recorded steps (CUDA graphs); on a CPU, decoder.generate
+    cache.py         model.GPT for one new token per row, on keys and values that stay in place
+    compiled.py      that step, fused by torch.compile
+    record.py        a function of tensors, recorded once and replayed: pretraining steps
 """

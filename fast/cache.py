@@ -1,10 +1,9 @@
-"""Keys and values kept: model.GPT's forward pass written out for one new token a row.
+"""Keys and values in tensors that stay in place, and model.GPT's forward pass for one more token.
 
-It computes what the modules of model.py do, and tests hold the two together. Calls of modules would
-take as long as the arithmetic of a small model, and with one query a row plain products are faster
-than the fused attention, on a CPU and on a GPU. Nothing here has a gradient.
+It computes what the modules of model.py compute, and tests compare the two. For one query per row
+plain products are faster than the fused attention. Nothing here has a gradient.
 
-B rows, S slots (tokens seen, in eights), C hidden width, H heads of D = C / H.
+B rows, S slots (tokens seen, in eights), C hidden width, H heads of width D = C / H.
 """
 import math
 
@@ -17,17 +16,15 @@ def weights(layer):
 
 
 class Cache:
-    """One slot a position, in tensors that stay in place, as a CUDA graph wants them.
+    """One slot per position, in tensors that stay in place, as a CUDA graph needs them.
 
-    `used` counts the slots of the longest row, of at most `length`. Prompts of unequal length are
-    padded on the right; what padding left behind is masked until later tokens, at their own places,
-    overwrite it.
+    `used` counts the slots of the longest row. Prompts of unequal lengths are padded on the right;
+    what padding leaves in a slot is masked until the token of that position overwrites it.
     """
-    recordable = True  # its tensors stay in place
 
-    def __init__(self, model, batch, length):
-        self.length = length
-        self.used = 0
+    def __init__(self, model, filled, length):
+        """filled: the model.Cache of the right-padded prompts; length: of the longest text."""
+        self.used = filled.used
         self.token_table = model.token_embedding.weight.detach()
         self.place_table = model.position_embedding.weight.detach()
         self.norm = weights(model.norm)
@@ -40,20 +37,17 @@ class Cache:
             qkv = [x.unflatten(0, (3, H, D)).transpose(0, 1).flatten(0, 2) for x in qkv]
             self.blocks.append((norm1, norm2, qkv, out, up, down))
         slots = length + -length % 8  # GPUs are slow at odd rows
-        # of each layer; a key lies beside its value
+        batch = filled.kv[0].shape[1]
+        # for each layer; a key lies beside its value
         self.kv = [self.token_table.new_zeros(batch, H, slots, 2, D) for _ in self.blocks]
+        for mine, prompts in zip(self.kv, filled.kv):  # prompts: (2,B,H,longest,D)
+            mine[:, :, :self.used] = prompts.permute(1, 2, 3, 0, 4)
         # added to scores: a query at place i sees the slots up to i
         self.bias = self.token_table.new_full((slots, slots), -math.inf).triu(1)
         self.keep(slice(None))
 
-    def prefill(self, layer, k, v):
-        """Take a layer's keys and values of the prompts.  (B,H,T,D), (B,H,T,D)"""
-        T = k.shape[2]
-        self.kv[layer][:, :, :T, 0] = k.detach()
-        self.kv[layer][:, :, :T, 1] = v.detach()
-
     def keep(self, rows):
-        """These rows alone, which may repeat: the samples of a prompt start from one."""
+        """Go on with these rows only, which may repeat: the samples of a prompt start from one."""
         self.kv = [kv[rows] for kv in self.kv]
         B, H, slots, _, _ = self.kv[0].shape
         heads = torch.arange(B * H, device=self.bias.device)
@@ -61,7 +55,7 @@ class Cache:
         self.seen = 0  # slots that the views show
 
     def look(self, S):
-        """Views of the first S slots: each costs a microsecond of a small model's hundred."""
+        """Views of the first S slots: making one costs a microsecond."""
         self.seen = S
         self.views = []
         for kv in self.kv:
@@ -70,7 +64,7 @@ class Cache:
             self.views.append((kv.flatten(0, 2), seen[..., 0, :].mT, seen[..., 1, :]))
 
     def step(self, idx, pos):
-        """One more token a row, at its place pos.  (B,), (B,) -> logits (B,V), hidden (B,C)"""
+        """One more token per row, at its place pos.  (B,), (B,) -> logits (B,V), hidden (B,C)"""
         self.used += 1
         B, H = self.first_slot.shape
         D = self.kv[0].shape[-1]

@@ -1,11 +1,11 @@
 """generate.py's step as one function for torch.compile: `generate(..., compiled=True)` on a GPU.
 
-generate.py records what PyTorch launches: some 130 small kernels a token, a gap after each. Here
-a token takes 60: the compiler fuses what lies between the products, and attention is one kernel,
-written in Triton, which reads the slots that a row has written and no others. So the width of the
-cache does not matter, and one recording serves all columns. Compiling takes some twenty seconds
-once a process, and ten more for a single row. It is the arithmetic of Cache.step, of the decoder
-and of the draws once more; tests hold them together.
+generate.py records what PyTorch launches, some 130 small kernels per token with a gap after each.
+Here a token takes 60: the compiler fuses what lies between the products, and attention is one
+Triton kernel, which reads only the slots that a row has written. So the width of the cache does not
+matter, and one recording serves all columns. Compiling takes some twenty seconds once per process,
+and ten more for a single row. It computes what Cache.step, the decoder and the sampling compute;
+tests compare them.
 
 R rows, H heads of D, C = H * D, K temperatures, V words.
 """
@@ -15,9 +15,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from fast.cache import Cache
-from fast.generate import Writing
-from lpo import at_least_float32, require
+from decoder import at_least_float32
+from fast.generate import Writing, minus_gumbel
+from lpo import require
 
 try:
     import triton
@@ -90,7 +90,7 @@ if triton is not None:
 
 
 def linear(x, weight, bias=None):
-    """F.linear; for one row as a sum, which the compiler joins with what comes before and after."""
+    """F.linear; for one row as a sum, which the compiler fuses with what comes before and after."""
     if len(x) > 1:
         return F.linear(x, weight, bias)
     y = (at_least_float32(x) * at_least_float32(weight)).sum(-1)[None]
@@ -106,7 +106,7 @@ def log_choice(decoder, hidden):
 
 
 def next_column(writing, noise):
-    """A column from each row's newest token, in place.  noise (R,K+V): uniform, of both draws"""
+    """A column from each row's newest token, in place.  noise (R,K+V): minus Gumbel, float64"""
     cache, rows, pos, K = writing.cache, writing.rows, writing.pos, len(writing.taus)
     x = (F.embedding(writing.newest, cache.token_table) +
          F.embedding(pos, cache.place_table))  # (R,C)
@@ -120,24 +120,24 @@ def next_column(writing, noise):
     hidden = torch.layer_norm(x, (C,), *cache.norm)
     logits = at_least_float32(linear(hidden, cache.token_table))  # (R,V)
 
+    writing.failed |= ~logits.amax(-1).isfinite().all()
     pos.add_(1)
-    minus_gumbel = noise.clamp_min(torch.finfo(noise.dtype).tiny).log().neg().log()
     if writing.decoder is None:
         writing.chosen.copy_(writing.planned[rows, pos])
     else:
         if writing.decides:
             tau_logps = log_choice(writing.decoder, hidden)  # (R,K)
             if not writing.greedy:
-                tau_logps = tau_logps - minus_gumbel[:, :K]
+                tau_logps = tau_logps - noise[:, :K]
             writing.chosen.copy_(tau_logps.argmax(-1))
         writing.tau_idx[rows, pos] = writing.chosen
     tau = writing.taus[writing.chosen]
-    writing.newest.copy_((logits - tau[:, None] * minus_gumbel[:, K:]).argmax(-1))
+    writing.newest.copy_((logits - tau[:, None] * noise[:, K:]).argmax(-1))
     writing.idx[rows, pos] = writing.newest
 
 
 def any_size(writing, noise):
-    """One compilation shall serve any number of rows, length of text and size of the cache."""
+    """Let one compilation serve any number of rows, length of text and size of the cache."""
     of_rows = writing.newest, writing.pos, writing.rows, writing.chosen, noise
     of_texts = writing.idx, writing.tau_idx, writing.planned
     for tensors, sizes in ((of_rows, [0]), (of_texts, [0, 1]), (writing.cache.kv, [0, 2])):
@@ -147,7 +147,7 @@ def any_size(writing, noise):
 
 @functools.cache
 def compiled():
-    # each model, level and list of temperatures has a compilation of its own; 8 is little
+    # each model, level and set of temperatures has a compilation of its own; 8 are too few
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(next_column, fullgraph=True)
 
@@ -156,12 +156,11 @@ class Compiled(Writing):
     """Responses under way whose columns, after the first, are one compiled function each."""
     any_width = True
 
-    def __init__(self, model, prompts, idx, lengths, T, decoder, greedy, generator):
-        super().__init__(model, prompts, idx, lengths, T, decoder, greedy, generator)
-        require(idx.is_cuda and triton is not None, "compiled=True wants a CUDA GPU and triton")
-        require(isinstance(self.cache, Cache), "compiled=True takes a model.GPT")
-        D = self.cache.kv[0].shape[-1]
-        require(D & (D - 1) == 0, f"heads are {D} wide; compiled=True wants a power of two")
+    def __init__(self, model, prompts, T, decoder, greedy, generator):
+        super().__init__(model, prompts, T, decoder, greedy, generator)
+        require(triton is not None, "compiled=True needs triton, which PyTorch's GPU builds bring")
+        D = model.config.n_embd // model.config.n_head
+        require(D & (D - 1) == 0, f"heads are {D} wide; compiled=True needs a power of two")
 
     def set_choices(self, choices):
         super().set_choices(choices)
@@ -170,9 +169,6 @@ class Compiled(Writing):
     @torch.inference_mode()
     def from_newest(self):
         shape = len(self.rows), len(self.taus) + len(self.cache.token_table)
-        dtype = torch.promote_types(self.cache.token_table.dtype, torch.float32)
-        device = self.idx.device if self.generator is None else self.generator.device
-        noise = torch.rand(shape, dtype=dtype, device=device, generator=self.generator)
-        noise = noise.to(self.idx.device)
+        noise = minus_gumbel(shape, self.idx.device, self.generator)
         any_size(self, noise)
         compiled()(self, noise)

@@ -1,397 +1,470 @@
-// What the page does: reads its controls, has responses drawn, shows them.
+// What the page does: reads its controls and its address, has responses sampled, shows them.
 "use strict";
 
-const data = JSON.parse(at("data").textContent);
-const EXAMPLES = 8;  // held-out prompts in the list
-const HUNDRED = 100, CHUNK = 20;  // draws of a mean; a chunk is shown as it comes
+const data = JSON.parse(by_id("data").textContent);
+const GUIDED = "please end each line with common fish :";  // what a visitor sees first,
+const GUIDED_SEED = 33;                                     // with scores close to the means
+const EXAMPLES = 4;  // prompts of each task in the list
+const HUNDRED = 100, CHUNK = 20;  // responses of a mean; a chunk is shown as it comes
 const LIKELIEST = 6;  // words in a table
+const REMEMBERED = 300;  // samples
+const MOST_SEED = 999999, PATIENCE = 30;  // seconds for a worker to answer
 
-// --- decoders: of the page, or trained here ------------------------------------------------------
+let model = null, base_weights = null;
+const sources = [];  // of decoders: the page's sets of choices, then what was trained here
+const state = { prompt: null, asked: null, experiment: null, seed: GUIDED_SEED, fixed: 0.6,
+                source: null, level: "token", round: null, decoder: null, answers: null,
+                looked: null, mine: 0.6, rest: 0.6, version: 0 };
 
-let base_weights = null;
+// --- messages ------------------------------------------------------------------------------------
 
-const set_name = choices => (choices.every(is_number) ? "temperatures" : "sampler settings");
-const sources = data.sets.map(set => ({ name: set_name(set.choices), choices: set.choices, set }));
+const show = (id, text) => { by_id(id).textContent = text; };
+const say = text => show("news", text);  // to screen readers; it is also to be seen elsewhere
 
-const shapes_of = (K, C) => [["W1", [C, C]], ["b1", [C]], ["W2", [C, C]], ["b2", [C]],
-                             ["W3", [K, C]], ["b3", [K]]];
+function tell(text) {  // beside the controls
+  show("note", text);
+  if (text) say(text);
+}
 
-// {round: AdaptiveDecoder}, as far as the page has them; null if this source has none
-async function decoders_of(source, experiment, level) {
-  if (source.trained) {
-    const { trained } = source;
-    return trained.experiment === experiment && trained.level === level ? trained.by_round : null;
-  }
-  const found = source.set.decoders.find(d => d.experiment === experiment && d.level === level);
-  if (!found) return null;
-  if (found.by_round) return found.by_round;
-  const shapes = shapes_of(source.choices.length, data.config.n_embd), by_round = {};
+function report(error) {
+  show("failed", `This page does not work fully: ${error?.message ?? error}`);
+  by_id("failed").hidden = false;
+  say(by_id("failed").textContent);
+}
+
+window.addEventListener("error", event => report(event.error ?? event.message));
+window.addEventListener("unhandledrejection", event => report(event.reason));
+
+// --- decoders ------------------------------------------------------------------------------------
+
+const decoders_of = ({ decoders }, level) => decoders[`${state.experiment} ${level}`];
+
+// -> [AdaptiveDecoder of each round], with holes where the page has none
+async function unpacked({ level, rounds, last, steps }, choices) {
+  const C = data.config.n_embd, K = choices.length, by_round = [];
+  const shapes = [["W1", [C, C]], ["b1", [C]], ["W2", [C, C]], ["b2", [C]], ["W3", [K, C]],
+                  ["b3", [K]]];
   const put = (round, numbers) => {
-    by_round[round] = new AdaptiveDecoder(source.choices, level,
-                                          Object.values(named(numbers, shapes)));
+    by_round[round] = new AdaptiveDecoder(choices, level, Object.values(named(numbers, shapes)));
   };
-  let numbers = from_halves(await inflated(found.last)), round = found.rounds;
+  let numbers = from_halves(await inflated(last)), round = rounds;
   put(round, numbers);
-  for (const packed of found.steps) {
-    const steps = new Int8Array((await inflated(packed)).buffer);
-    numbers = numbers.map((x, i) => x + steps[i] / data.steps);
+  for (const packed of steps) {
+    const step = new Int8Array((await inflated(packed)).buffer);
+    numbers = numbers.map((x, i) => x + step[i] / data.steps);
     put(--round, numbers);
   }
   put(0, numbers);  // before any training: uniform, whatever its hidden layers are
-  for (const last of by_round[0].weights.slice(-2)) last.fill(0);
-  found.by_round = by_round;
+  for (const array of by_round[0].weights.slice(-2)) array.fill(0);
   return by_round;
 }
 
-// --- workers -------------------------------------------------------------------------------------
+async function load() {
+  if (!window.DecompressionStream) {
+    throw new Error("this browser has no DecompressionStream; take one of 2023 or newer.");
+  }
+  base_weights = named(from_halves(await inflated(data.base)), data.shapes);
+  model = new GPT(data.config, base_weights);
+  for (const set of data.sets) {
+    const decoders = {};
+    for (const packed of set.decoders) {
+      const { experiment, level } = packed;
+      decoders[`${experiment} ${level}`] = await unpacked(packed, set.choices);
+    }
+    sources.push({ ...set, decoders });
+  }
+}
 
-const scripts = ["words", "engine", "tasks", "lpo", "worker"].map(id => `${at(id).textContent}\n`);
-const worker_address = URL.createObjectURL(new Blob(scripts, { type: "text/javascript" }));
+// --- what is sampled, and remembered -------------------------------------------------------------
+
+const scripts = ["words", "engine", "tasks", "lpo", "worker"].map(id => by_id(id).textContent);
+const worker_address = URL.createObjectURL(new Blob([scripts.join("\n")],
+                                                    { type: "text/javascript" }));
 
 function new_worker() {
-  const worker = new Worker(worker_address);
-  worker.postMessage({ kind: "model", config: data.config, weights: base_weights });
-  return worker;
-}
-
-let drawing_worker = null, messages = 0;
-const waiting = new Map();
-
-// Rewards of responses, drawn in a worker
-function rewards_of(asked, samples, policy, seed) {
-  if (!drawing_worker) {
-    drawing_worker = new_worker();
-    drawing_worker.onmessage = ({ data: { number, rewards } }) => {
-      waiting.get(number)(rewards);
-      waiting.delete(number);
+  const failure = reason => Error(
+    `the browser starts no worker (${reason}), so means are missing.`);
+  try {
+    const worker = new Worker(worker_address);
+    worker.onerror = event => {
+      report(failure(event.message ?? "it does not load"));
+      if (is_training()) end_training("Training failed.");
     };
+    worker.postMessage({ kind: "model", config: data.config, weights: base_weights });
+    return worker;
+  } catch (error) {
+    throw failure(error.message);
   }
-  const number = messages++;
-  drawing_worker.postMessage({ kind: "draws", number, asked, samples, policy, seed });
-  return new Promise(resolve => waiting.set(number, resolve));
 }
 
-const as_message = ({ labels, level, weights }) => ({ decoder: { labels, level, weights } });
+const memory = new Map();
+let decoders = 0, helper = null;
 
-// --- state ---------------------------------------------------------------------------------------
-
-let model_here = null;
-const state = { asked: null, seed: 1, source: sources[0], level: "token", round: null, tau: 0.6,
-                mine: 0.6, rest: 0.6, decoder: null, version: 0, contest: 0, page: 0 };
-
-const experiment_of = name => Object.keys(EXPERIMENTS).find(e => EXPERIMENTS[e].includes(name));
-const experiment_now = () => experiment_of(at("task").value);
-const lowest_of = name => (name === "repeats" ? -1 : 0);
-
-// --- Ask -----------------------------------------------------------------------------------------
-
-function list_prompts() {
-  const name = at("task").value;
-  const random = stream(state.page, 11);
-  const prompts = prompts_of(name, "test", EXAMPLES, random);
-  at("prompt").replaceChildren(...prompts.map(prompt => element("option", {}, prompt)));
-  ask(name, prompts[0]);
+// make(), or what it gave before: a policy gives the same again, if the rest is the same too
+function remembered({ decoder, ...policy }, rest, make) {
+  if (decoder) decoder.number ??= decoders++;
+  const key = JSON.stringify([decoder?.number, policy, rest]);
+  if (memory.size >= REMEMBERED) memory.delete(memory.keys().next().value);  // the oldest
+  if (!memory.has(key)) memory.set(key, make());
+  return memory.get(key);
 }
 
-function ask(name, prompt) {
-  state.asked = [name, prompt];
-  at("rule").textContent = name ? TASKS[name].rule
-    : "none, since no task asks like this; the decoder is the one of the task above";
-  refresh();
-}
-
-function ask_own() {
-  const prompt = split_words(at("own").value).join(" ");
-  const words = split_words(prompt), unknown = words.filter(word => !number_of.has(word));
-  let error = "";
-  if (!words.length) error = "Write a prompt of one to eight words.";
-  else if (unknown.length) {
-    error = `Not among the ${WORDS.length} words of the model: ${unknown.join(", ")}.`;
-    at("known").open = true;
-  } else if (words.length > PROMPT_LENGTH) {
-    error = `This prompt has ${words.length} words; give at most ${PROMPT_LENGTH}.`;
-  }
-  at("own_error").textContent = error;
-  if (error) return;
-  const name = task_of(prompt);
-  if (name && name !== at("task").value) {
-    at("task").value = name;
-    list_prompts();
-  }
-  ask(name, prompt);
-}
-
-// --- Choose --------------------------------------------------------------------------------------
-
-function list_sources() {
-  const legend = element("legend", {}, "The decoder chooses among");
-  at("sets").replaceChildren(legend, ...sources.map((source, i) => {
-    const input = element("input", { type: "radio", name: "source", value: i });
-    input.checked = source === state.source;
-    input.addEventListener("change", () => {
-      state.source = source;
-      state.round = null;
-      refresh();
-    });
-    return element("label", {}, input, source.name);
+// A promise of rewards, sampled in a worker
+function rewards_of(asked, samples, policy, seed) {
+  return remembered(policy, [asked, samples, seed], () => new Promise(resolve => {
+    const { port1, port2 } = new MessageChannel();
+    const late = setTimeout(() => report(`no answer of a worker for ${PATIENCE} s.`),
+                            1000 * PATIENCE);
+    port1.onmessage = ({ data: rewards }) => {
+      clearTimeout(late);
+      port1.close();
+      resolve(rewards);
+    };
+    helper ??= new_worker();
+    helper.postMessage({ kind: "rewards", asked, samples, policy, seed, port: port2 }, [port2]);
   }));
 }
 
-// The decoder that the controls say; a level that it has not is changed.  -> AdaptiveDecoder
-async function chosen_decoder() {
-  const experiment = experiment_now();
-  const inputs = [...document.querySelectorAll("input[name=level]")];
-  const there = {};
-  for (const { value } of inputs) there[value] = await decoders_of(state.source, experiment, value);
-  if (!there.token && !there.sequence) {  // it was trained here, for another experiment
-    state.source = sources[0];
-    list_sources();
-    return chosen_decoder();
+const latest = {};  // of the comparisons in each place
+
+// Mean rewards of two policies, chunk by chunk, in rows of the element `id`.
+// -> what they say; null if another comparison has begun there meanwhile
+async function compare(id, names, policies, colour, asked_of, samples, seed) {
+  const mine = {}, rewards = [[], []], { experiment, decoder } = state;
+  const show_rows = () => show_means(id, names, rewards, experiment === "repeats" ? -1 : 0,
+                                     [colour, `var(--${decoder.level})`]);
+  latest[id] = mine;
+  show(`${id}_said`, "");
+  show_rows();
+  await new Promise(resolve => setTimeout(resolve, 150));  // a slider may still move
+  for (let chunk = 0; chunk < HUNDRED / CHUNK; chunk++) {
+    if (latest[id] !== mine) return null;
+    const parts = await Promise.all(policies.map(policy => (
+      rewards_of(asked_of(chunk), samples, policy, [...seed, chunk]))));
+    if (latest[id] !== mine) return null;
+    parts.forEach((part, i) => rewards[i].push(...part));
+    show_rows();
   }
-  if (!there[state.level]) state.level = there.token ? "token" : "sequence";
-  for (const input of inputs) {
-    input.disabled = !there[input.value];
-    input.checked = input.value === state.level;
-  }
-  const by_round = there[state.level], rounds = Object.keys(by_round).map(Number);
-  const last = Math.max(...rounds);
-  at("round").max = last;
-  at("round").step = rounds.length === last + 1 ? 1 : Math.max(last, 1);
-  state.round = Math.min(state.round ?? last, last);
+  show(`${id}_said`, verdict(rewards, names));
+  return verdict(rewards, names);
+}
+
+// --- the prompt ----------------------------------------------------------------------------------
+
+const tasks_here = () => Object.keys(TASKS).filter(name => sources[0].facts[experiment_of(name)]);
+
+const examples = name => [...(name === "constrained" ? [GUIDED] : []),
+                          ...prompts_of(name, "test", EXAMPLES, stream(11))];
+
+function list_prompts() {
+  by_id("prompt").replaceChildren(...tasks_here().map(name => element(
+    "optgroup", { label: TASKS[name].title },
+    ...examples(name).map(prompt => element("option", {}, prompt)))));
+}
+
+// Makes a prompt the one that is answered; one that is not in the list joins it
+function ask(prompt) {
+  const [name] = form_of(prompt), list = by_id("prompt");
+  Object.assign(state, { prompt, asked: [name, prompt], experiment: experiment_of(name) });
+  list.value = prompt;
+  if (list.value !== prompt) list.prepend(element("option", {}, prompt));
+  refresh();
+}
+
+const brief = text => (text.length > 20 ? `${text.slice(0, 20)}…` : text);
+
+// What somebody writes -> {prompt}, completed by what its task has at the end, or {error}
+function own_prompt(text) {
+  const words = text.toLowerCase().match(/[\p{L}\p{N}]+|[^\s\p{L}\p{N}]/gu) ?? [];
+  const unknown = [...new Set(words)].filter(word => !WORDS.includes(word)).map(brief);
+  const ends = ["", " :", " . :"].map(end => words.join(" ") + end);
+  const prompt = ends.find(whole => tasks_here().includes(form_of(whole)[0]));
+  if (prompt) return { prompt };
+  const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
+  return { error: unknown.length
+    ? `The model does not know ${unknown.slice(0, 5).join(", ")}${more}.`
+    : "No task has such a prompt. Take one from the list and change its words." };
+}
+
+function ask_own(event) {
+  event.preventDefault();
+  const { prompt, error = "" } = own_prompt(by_id("own").value);
+  show("own_error", error);
+  by_id("own").setAttribute("aria-invalid", !prompt);
+  by_id("known").open ||= !prompt;
+  if (prompt) ask(prompt);
+  else say(error);
+}
+
+// The prompt as a template: lists of words where others would do
+function show_slots([, prompt]) {
+  const words = split_words(prompt), [, form] = form_of(prompt);
+  const focused = document.activeElement.dataset.place;
+  by_id("slots").replaceChildren(...words.map((word, i) => {
+    if (!Array.isArray(form?.[i])) return element("span", {}, word);
+    const options = [...new Set(form[i])].map(
+      other => element("option", { selected: other === word }, other));
+    return element("select", { "aria-label": `Word ${i + 1}`, "data-place": i }, ...options);
+  }));
+  by_id("slots").querySelector(`[data-place="${focused}"]`)?.focus();
+}
+
+// --- the controls --------------------------------------------------------------------------------
+
+const fixed_labels = () => [...Array.from({ length: 13 }, (_, i) => i / 10),
+                            ...state.source.choices.filter(label => !is_number(label))];
+
+function set_slider(id, value, text, most) {
+  Object.assign(by_id(id), { max: most, value, ariaValueText: text });
+  show(`${id}_value`, text);
+}
+
+// Makes the state possible, and has the controls say what it is
+function settle() {
+  const levels = Object.keys(TEXTS.levels);
+  const fits = source => levels.some(level => decoders_of(source, level));
+  const { name, experiment } = state.source;
+  tell(fits(state.source) ? "" : `“${name}” is for ${experiment} prompts; here is another.`);
+  if (!fits(state.source)) state.source = sources[0];
+  const { source } = state;
+  if (!decoders_of(source, state.level)) state.level = levels.find(of => decoders_of(source, of));
+  const by_round = decoders_of(source, state.level), last = by_round.length - 1;
+  const is_full = Object.keys(by_round).length > last;
   if (!by_round[state.round]) state.round = last;
-  at("round").value = state.round;
-  at("round_value").textContent = `${state.round} of ${last}`
-    + (rounds.length > 2 || last < 2 ? "" : " (this page has the first and the last)");
-  return by_round[state.round];
+  state.decoder = by_round[state.round];
+  const labels = fixed_labels();
+  if (!labels.includes(state.fixed)) state.fixed = 0.6;
+  set_options("source", sources.map((of, i) => [
+    i, of.name + (fits(of) ? "" : ` (only for ${of.experiment})`), !fits(of)]),
+              sources.indexOf(source));
+  set_options("level", levels.map(level => {
+    const is_here = decoders_of(source, level);
+    return [level, `${TEXTS.levels[level]}${is_here ? "" : ": not with these"}`, !is_here];
+  }), state.level);
+  const others = is_full ? "" : ` (0 or ${last})`;
+  set_slider("round", state.round, `${state.round} of ${last}${others}`, last);
+  by_id("round").step = is_full ? 1 : last;
+  set_slider("fixed", labels.indexOf(state.fixed), lettered(state.fixed, source.choices),
+             labels.length - 1);
+  by_id("seed").value = state.seed;
+  by_id("prompt").value = state.asked[1];
 }
 
-// --- Read ----------------------------------------------------------------------------------------
+// --- what is shown -------------------------------------------------------------------------------
 
-// Of one word: P(tau | h) of the decoder, and the likeliest words at three temperatures
-function look(asked, response, t, word) {
-  document.querySelector(".word.looked")?.classList.remove("looked");
-  word.classList.add("looked");
-  const C = data.config.n_embd, { decoder } = state, { labels } = decoder;
-  const at_h = response.hidden.subarray(t * C, (t + 1) * C);
-  const deciding = decoder.level === "token" ? at_h : response.hidden.subarray(0, C);
-  const shares = decoder.forward(deciding).map(Math.exp), likeliest = argmax(shares);
-  const label = label_at(response, t, labels), token = response.tokens[t];
-  say_of_word(token, roles_of(asked, response)[t], label, labels[likeliest], shares[likeliest]);
-
-  const bars = labels.map((of, k) => [
-    is_number(of) ? short(of) : of,
-    element("div", { class: "bar" }, element("div", {
-      style: `width: ${Math.max(100 * shares[k], 1)}%; ${colour_of(of, labels)}` })),
-    percent(shares[k])]);
-  const where = decoder.level === "token" ? "at this word" : "of this response";
-  at("word_tables").replaceChildren(
-    table(`P(tau | h) ${where}`, null, bars, k => labels[k] === label),
-    element("div", {}, element("strong", {}, "The likeliest words"),
-            element("div", { class: "words" }, ...likeliest_words(at_h, token, label))));
-}
-
-function say_of_word(token, { place, role } = {}, label, likeliest, share) {
-  const word = token === EOS ? "The end of text" : `“${WORDS[token]}”`;
-  const where = place ? ` (place: ${place}, role: ${role})` : "";
-  at("word_said").textContent = `${word}${where} was drawn at ${full(label)}; the decoder gives `
-    + `${full(likeliest)} most, ${percent(share)}.`;
-}
-
-// Tables of words at temperature 0, at the one of this word and at the hottest
-function likeliest_words(at_h, token, label) {
-  const logits = model_here.logits(at_h);
-  const labels = new Map([0, label, HOTTEST].map(of => [Number(of) || String(of), of]));
-  return [...labels.values()].map(of => {
-    const shares = word_logps(logits, choice_of(of)).map(Math.exp);
-    const words = Array.from(shares.keys()).filter(i => shares[i] > 0.0005)
-      .sort((i, j) => shares[j] - shares[i]).slice(0, LIKELIEST);
-    const rows = words.map(i => [i === EOS ? "end of text" : WORDS[i], percent(shares[i])]);
-    return table(is_number(of) ? `at ${short(of)}` : of, null, rows, i => words[i] === token);
-  });
-}
-
-function show_key(labels) {
-  at("key").replaceChildren(...labels.map(label => element(
-    "span", { class: "word", style: colour_of(label, labels) },
-    is_number(label) ? short(label) : `${short(label)}: ${label}`)));
+function show_texts([name, prompt], { labels }) {
+  show("prompt_use", split_of(prompt) === "train" ? "may have been used" : "never used");
+  for (const of of ["about", "rule", "formula"]) show(of, worded(TASKS[name][of], prompt));
+  const { choice, reward } = state.source.facts[state.experiment].best_fixed;
+  show("best", `${reward.toFixed(2)} (${full(choice)})`);
+  by_id("scale").hidden = !labels.every(is_number);
+  by_id("letters").replaceChildren(...(labels.every(is_number) ? [] : labels.map(label => element(
+    "span", {}, element("span", { class: "swatch", style: colour_of(label, labels) },
+                        short(label, labels)), ` ${full(label)}`))));
 }
 
 function show_response(id, title, response) {
-  const { asked, decoder } = state;
-  at(`${id}_title`).textContent = title;
-  const text = at(id).querySelector(".text");
-  text.setAttribute("aria-label", response.text);
-  text.replaceChildren(...text_rows(asked, response, decoder.labels,
-                                    (t, word) => look(asked, response, t, word)));
-  at(id).querySelector(".reward").textContent = response.reward === null
-    ? "No reward: no task asks so." : `Reward ${response.reward.toFixed(3)}`;
+  show(`${id}_title`, title);
+  show(`${id}_score`, `Score ${response.reward.toFixed(2)}`);
+  by_id(`${id}_text`).replaceChildren(...text_rows(
+    state.asked, response, state.decoder.labels, (t, is_chosen) => look(id, t, is_chosen)));
+}
+
+function learned_title({ source, level, round }) {
+  const what = source.choices.every(is_number) ? "temperature" : "setting";
+  const last = decoders_of(source, level).length - 1;
+  return `Each ${level === "token" ? "word" : "response"} at its own ${what}`
+    + (!round ? ", before training" : round < last ? `, after ${round} of ${last} rounds` : "");
 }
 
 // All that depends on prompt, seed and policies
-async function refresh() {
-  const version = ++state.version;
-  at("tau_value").textContent = state.tau.toFixed(1);
-  at("seed").value = state.seed;
-  const decoder = await chosen_decoder();
-  if (version !== state.version) return;  // a control has moved meanwhile
-  state.decoder = decoder;
-  const { asked, seed, tau, source } = state;
-  const one = policy => respond(model_here, [asked], 1, policy, [seed])[0];
-  show_key(decoder.labels);
-  show_response("fixed", `Temperature ${tau.toFixed(1)}, fixed`, one({ temperature: tau }));
-  const name = source.trained ? "Trained here" : "Learned decoder";
-  show_response("learned", `${name}, ${decoder.level} level, round ${state.round}`,
-                one({ decoder }));
-  at("word_said").textContent = "No word is looked at.";
-  at("word_tables").replaceChildren();
-  document.body.dataset.shown = version;
-  hundred_draws(version);
+function refresh() {
+  settle();
+  const { asked, seed, decoder, fixed } = state;
+  const answer = policy => remembered(policy, [asked, seed],
+                                      () => respond(model, [asked], 1, policy, [seed])[0]);
+  state.answers = { plain: answer({ fixed }), learned: answer({ decoder }) };
+  show_texts(asked, decoder);
+  show_slots(asked);
+  const name = is_number(fixed) ? full(fixed) : `setting ${short(fixed, decoder.labels)}`;
+  show_response("plain", `Every word at ${name}`, state.answers.plain);
+  show_response("learned", learned_title(state), state.answers.learned);
+  show("look", what_to_look_at(asked, state.answers.learned, decoder));
+  show("train_what", state.experiment);
+  look_again();
+  document.body.dataset.shown = ++state.version;
+  compare("hundred", [name, "the decoder"], [{ fixed }, { decoder }], "var(--fixed)",
+          () => [asked], CHUNK, [seed, 7]).then(said => {
+    if (!said) return;
+    say(said);
+    write_address();
+  });
   contest();
 }
 
-// Rewards of several policies, chunk by chunk; `show` sees what there is so far.
-// -> a list for each policy, or null once it is outdated
-async function in_chunks(asked_of, samples, policies, seed, is_current, show) {
-  const rewards = policies.map(() => []);
-  show(rewards);
-  await new Promise(resolve => setTimeout(resolve, 150));  // a slider may still move
-  for (let chunk = 0; chunk < HUNDRED / CHUNK; chunk++) {
-    if (!is_current()) return null;
-    const parts = await Promise.all(policies.map(policy => (
-      rewards_of(asked_of(chunk), samples, policy, [...seed, chunk]))));
-    if (!is_current()) return null;
-    parts.forEach((part, i) => rewards[i].push(...part));
-    show(rewards);
-  }
-  return rewards;
+// --- one word ------------------------------------------------------------------------------------
+
+// Shows how a word came about. is_chosen, by key, click or tap: until another is, or it is closed
+function look(id, t, is_chosen, is_told = is_chosen) {
+  if (state.looked?.is_chosen && !is_chosen) return;
+  state.looked = { id, t, is_chosen };
+  document.querySelector(".word.looked")?.classList.remove("looked");
+  const word = by_id(`${id}_text`).querySelector(`[data-t="${t}"]`);
+  word.classList.add("looked");
+  show_word(state.answers[id], t);
+  by_id("word").classList.toggle("open", is_chosen);
+  if (!is_told) return;
+  say(by_id("word_said").textContent);
+  word.scrollIntoView({ block: "nearest" });  // above the panel
 }
 
-async function hundred_draws(version) {
-  const { asked, tau, seed, decoder } = state;
-  const names = [`temperature ${tau.toFixed(1)}`, "the decoder"];
-  at("hundred_said").textContent = asked[0] ? "" : "There is no reward to draw for.";
-  at("hundred").replaceChildren();
-  if (!asked[0]) return;
-  const show = rewards => at("hundred").replaceChildren(...rewards.flatMap((of, i) => (
-    mean_row(names[i], of, lowest_of(asked[0]), ["fixed", "here"][i]))));
-  const policies = [{ temperature: tau }, as_message(decoder)];
-  const found = await in_chunks(() => [asked], CHUNK, policies, [seed, 7],
-                                () => version === state.version, show);
-  if (!found) return;
-  at("hundred_said").textContent = `Mean reward of ${HUNDRED} draws and its 95 % interval. `
-    + verdict(found, names);
+// After new responses: the same place, or a word that the task is about
+function look_again() {
+  const { id, t, is_chosen } = state.looked ?? {}, { asked, answers: { learned } } = state;
+  if (is_chosen && t < state.answers[id].tokens.length) return look(id, t, true, false);
+  const [[places]] = TASKS[asked[0]].watch, found = places_in(asked, learned);
+  state.looked = null;
+  look("learned", Math.max(found.findIndex(place => places.includes(place)), 0), false);
+}
+
+function close_word() {
+  const { id, t } = state.looked;
+  by_id(`${id}_text`).querySelector(`[data-t="${t}"]`).focus();
+  state.looked.is_chosen = false;
+  by_id("word").classList.remove("open");
+}
+
+// P(tau | h) of the decoder, and the likeliest words at three choices
+function show_word({ hidden, tokens, labels: used, ...response }, t) {
+  const C = data.config.n_embd, { decoder, asked } = state, { labels } = decoder;
+  const h = hidden.subarray(t * C, t * C + C), is_token = decoder.level === "token";
+  const shares = decoder.forward(is_token ? h : hidden.subarray(0, C)).map(Math.exp);
+  const where = TEXTS.places[places_in(asked, response)[t]];
+  show("word_said", `“${name_of(tokens[t])}”`
+    + `${where ? `, where ${worded(where, asked[1])} belongs,` : ""} was sampled at `
+    + `${lettered(used[t], labels)}.`);
+  const bars = labels.map((label, k) => [
+    short(label, labels), element("div", { class: "bar" }, element("div", {
+      style: `width: ${Math.max(100 * shares[k], 1)}%; ${colour_of(label, labels)}` })),
+    percent(shares[k])]);
+  const counts = new Float64Array(data.config.vocab_size), logits = model.logits(h);
+  for (const token of tokens.slice(0, t)) counts[token]++;
+  const likeliest = [...new Set([labels[0], used[t], labels.at(-1)])].map(label => {
+    const of_words = choice_logps(logits, choice_of(label), counts).map(Math.exp);
+    const best = [...of_words.keys()].filter(i => of_words[i] > 0.0005)
+      .sort((i, j) => of_words[j] - of_words[i]).slice(0, LIKELIEST);
+    return table(`at ${short(label, labels)}`, null,
+                 best.map(i => [name_of(i), percent(of_words[i])]), i => best[i] === tokens[t]);
+  });
+  by_id("word_tables").replaceChildren(
+    table(`How likely the decoder was to choose each ${is_token ? "here" : "for the response"}`,
+          null, bars, k => labels[k] === used[t]),
+    element("div", {}, element("b", {}, "The likeliest words"),
+            element("div", { class: "words" }, ...likeliest)));
 }
 
 // --- Beat the decoder ----------------------------------------------------------------------------
 
-// What the two sliders are of: [keys, name] each; keys are roles, or tasks of the mix
-const HANDS = {
-  repeats: [[["article"], "the articles"], [["rest"], "the other words"]],
-  mix: [[["math"], "sums"], [["general", "story"], "lists and stories"]],
-  constrained: [[["asked"], "the asked words"], [["rest"], "the other words"]],
-  vote: [[["way"], "the way of working it out"], [["rest"], "the other words"]],
+function contest() {
+  const { seed, decoder, experiment } = state, by_role = {};
+  TEXTS.hands[experiment].forEach(([roles, name], i) => {
+    const id = ["mine", "rest"][i];
+    show(`${id}_name`, `Temperature of ${name}:`);
+    set_slider(id, state[id], decimal(state[id]), HOTTEST);
+    for (const role of roles) by_role[role] = state[id];
+  });
+  const all = sample_prompts(experiment, "test", HUNDRED + 2, stream(seed, 12));  // the mix has 102
+  shuffle(all, stream(seed, 13));
+  compare("contest", ["you", "the decoder"], [{ by_role }, { decoder }], "var(--oracle)",
+          chunk => all.slice(chunk * CHUNK, (chunk + 1) * CHUNK), 1, [seed, 8]);
+}
+
+// --- the address ---------------------------------------------------------------------------------
+
+const whole = (text, most) => (/^\d{1,9}$/.test(text) && text <= most ? Number(text) : null);
+
+// What an address may say: the part of the state, and how a text becomes it; null if it cannot
+const ADDRESS = {
+  task: ["prompt", text => (tasks_here().includes(text) ? examples(text)[0] : null)],
+  prompt: ["prompt", text => own_prompt(text).prompt],
+  choices: ["source", text => sources[whole(text, data.sets.length - 1) ?? -1]],
+  fixed: ["fixed", text => fixed_labels().find(label => String(label) === text)],
+  level: ["level", text => Object.keys(TEXTS.levels).find(level => level === text)],
+  round: ["round", text => whole(text, state.source.training.rounds)],
+  seed: ["seed", text => whole(text, MOST_SEED)],
 };
 
-async function contest() {
-  const number = ++state.contest, experiment = experiment_now(), { seed, decoder } = state;
-  const by_role = {};
-  HANDS[experiment].forEach(([keys, name], i) => {
-    const id = ["mine", "rest"][i];
-    at(`${id}_name`).textContent = `Temperature of ${name}`;
-    at(`${id}_value`).textContent = state[id].toFixed(1);
-    at(id).value = state[id];
-    for (const key of keys) by_role[key] = state[id];
-  });
-  at("contest_said").textContent = "";
-  const names = ["you", "the decoder"], kinds = ["torch", "here"];
-  const all = draw_prompts(experiment, "test", HUNDRED + 2, stream(seed, 12));  // the mix has 102
-  shuffle(all, stream(seed, 13));
-  const show = rewards => at("contest").replaceChildren(...rewards.flatMap((of, i) => (
-    mean_row(names[i], of, lowest_of(experiment), kinds[i]))));
-  const found = await in_chunks(chunk => all.slice(chunk * CHUNK, (chunk + 1) * CHUNK), 1,
-                                [{ by_role }, as_message(decoder)], [seed, 8],
-                                () => number === state.contest, show);
-  if (found) at("contest_said").textContent = verdict(found, names);
+function write_address() {
+  const { asked: [task, prompt], source, fixed, level, round, seed } = state;
+  const choices = data.sets.findIndex(set => set.choices === source.choices);
+  history.replaceState(null, "", `#${new URLSearchParams({
+    task, prompt, choices, fixed, level, round, seed })}`);
+}
+
+function read_address() {
+  const given = new URLSearchParams(location.hash.slice(1)), wrong = [];
+  for (const name of new Set([...Object.keys(ADDRESS), ...given.keys()])) {
+    if (!given.has(name)) continue;
+    const [part, value_of] = Object.hasOwn(ADDRESS, name) ? ADDRESS[name] : ["", () => null];
+    const value = value_of(given.get(name)) ?? null;
+    if (value === null) wrong.push(brief(`${name}=${given.get(name)}`));
+    else state[part] = value;
+  }
+  ask(state.prompt);
+  if (wrong.length) tell(`The address has ${wrong.slice(0, 5).join(", ")}, which is left out.`);
+}
+
+async function copy_link() {
+  write_address();
+  try {
+    await navigator.clipboard.writeText(location.href);
+    tell("The link is copied.");
+  } catch {  // the browser may forbid it
+    window.prompt("Copy this link:", location.href);
+  }
 }
 
 // --- the beginning -------------------------------------------------------------------------------
 
-function read_address() {
-  const seed = Number(/seed=(\d{1,6})/.exec(location.hash)?.[1] ?? 1);
-  state.seed = seed;
-  if (state.asked) refresh();
-}
-
 function listen() {
-  at("task").addEventListener("change", list_prompts);
-  at("prompt").addEventListener("change", () => ask(at("task").value, at("prompt").value));
-  at("more").addEventListener("click", () => {
-    state.page++;
-    list_prompts();
+  const on = (id, kind, does) => by_id(id).addEventListener(kind, does);
+  const change = (id, kind, change_of, then = refresh) => on(id, kind, () => {
+    Object.assign(state, change_of(by_id(id).value));
+    then();
   });
-  at("own_form").addEventListener("submit", event => {
-    event.preventDefault();
-    ask_own();
-  });
-  at("tau").addEventListener("input", () => {
-    state.tau = Number(at("tau").value);
+  change("fixed", "input", value => ({ fixed: fixed_labels()[value] }));
+  change("round", "input", value => ({ round: Number(value) }));
+  change("source", "change", value => ({ source: sources[value], round: null }));
+  change("level", "change", value => ({ level: value, round: null }));
+  change("again", "click", () => ({ seed: (state.seed + 1) % (MOST_SEED + 1) }));
+  on("seed", "change", () => {
+    const seed = whole(by_id("seed").value, MOST_SEED);
+    state.seed = seed ?? state.seed;
     refresh();
+    if (seed === null) tell(`A seed is a whole number from 0 to ${MOST_SEED}.`);
   });
-  at("round").addEventListener("input", () => {
-    state.round = Number(at("round").value);
-    refresh();
+  on("prompt", "change", () => ask(by_id("prompt").value));
+  on("slots", "change", () => (
+    ask([...by_id("slots").children].map(slot => slot.value ?? slot.textContent).join(" "))));
+  on("own_form", "submit", ask_own);
+  on("link", "click", copy_link);
+  on("close", "click", close_word);
+  document.addEventListener("keydown", event => {
+    if (event.key === "Escape" && state.looked.is_chosen) close_word();
   });
-  for (const input of document.querySelectorAll("input[name=level]")) {
-    input.addEventListener("change", () => {
-      state.level = input.value;
-      state.round = null;
-      refresh();
-    });
-  }
-  const set_seed = seed => { location.hash = `seed=${seed}`; };  // which read_address hears of
-  at("seed").addEventListener("change", () => set_seed(Math.abs(Number(at("seed").value)) || 0));
-  at("again").addEventListener("click", () => set_seed(state.seed + 1));
+  change("mine", "input", value => ({ mine: Number(value) }), contest);
+  change("rest", "input", value => ({ rest: Number(value) }), contest);
   window.addEventListener("hashchange", read_address);
-  for (const id of ["mine", "rest"]) {
-    at(id).addEventListener("input", () => {
-      state[id] = Number(at(id).value);
-      contest();
-    });
-  }
-}
-
-function list_tasks() {
-  const { facts } = data.sets[0];
-  for (const [experiment, names] of Object.entries(EXPERIMENTS)) {
-    if (!facts[experiment]) continue;  // the run had it not
-    at("train_experiment").append(element("option", {}, experiment));
-    for (const name of names) {
-      const title = names.length > 1 ? `${experiment}: ${name}` : name;
-      at("task").append(element("option", { value: name }, title));
-    }
-  }
-  if (facts.constrained) {  // the clearest to begin with
-    at("task").value = at("train_experiment").value = "constrained";
-  }
 }
 
 async function start() {
-  base_weights = named(from_halves(await inflated(data.base)), data.shapes);
-  model_here = new GPT(data.config, base_weights);
-  const { made } = data.sets[0];
-  const numbers = sum(Object.values(base_weights).map(w => w.length));
-  at("made").textContent = `The language model has ${numbers.toLocaleString("en")} weights. It and `
-    + `the decoders above were trained by train_toy.py (commit ${made.commit}, torch `
-    + `${made.torch}) and are held here in half precision, a decoder's earlier rounds to `
-    + `1 / ${data.steps} of a unit.`;
-  at("known_words").textContent = WORDS.join(" ");
-  list_tasks();
-  list_sources();
-  list_trainings();
+  await load();
+  state.source = sources[0];
+  list_prompts();
+  state.prompt = by_id("prompt").value;
   listen();
   listen_to_training();
   read_address();
-  list_prompts();
 }
 
-start();
+start().catch(report);

@@ -1,6 +1,5 @@
-// The language model, the AdaptiveDecoder and the sampler: model.py, decoder.py, lpo.word_logps and
-// toy/samplers.py once more, with their names. Numbers are doubles; a matrix is one Float64Array,
-// row after row.
+// The language model, the AdaptiveDecoder and the sampler: model.py, decoder.py and toy/samplers.py
+// once more, with their names. Numbers are doubles; a matrix is one Float64Array, row after row.
 //
 // R responses, P prompts, S tokens of a prompt, T response tokens, K choices, V words, C hidden
 // width, H heads of D = C / H.
@@ -8,8 +7,9 @@
 
 // --- one matrix product, in which nearly all the time goes ---------------------------------------
 
-// a times b transposed: (n,k), (m,k) -> (n,m). Tiles of 4 x 2, so that each number that is fetched
-// serves several sums.
+// a times b transposed: (n,k), (m,k) -> (n,m). To learn the method, read only the last loop, which
+// is the whole product. The first one does the same in tiles of 4 x 2, three times as fast: each
+// number that is fetched serves several sums.
 function product(a, b, n, m, k) {
   const c = new Float64Array(n * m);
   const whole_n = n - n % 4, whole_m = m - m % 2;
@@ -33,18 +33,18 @@ function product(a, b, n, m, k) {
         c30 += x * u;
         c31 += x * v;
       }
-      let at = i * m + j;
-      c[at] = c00;
-      c[at + 1] = c01;
-      at += m;
-      c[at] = c10;
-      c[at + 1] = c11;
-      at += m;
-      c[at] = c20;
-      c[at + 1] = c21;
-      at += m;
-      c[at] = c30;
-      c[at + 1] = c31;
+      let start = i * m + j;
+      c[start] = c00;
+      c[start + 1] = c01;
+      start += m;
+      c[start] = c10;
+      c[start + 1] = c11;
+      start += m;
+      c[start] = c20;
+      c[start + 1] = c21;
+      start += m;
+      c[start] = c30;
+      c[start + 1] = c31;
     }
   }
   for (let i = 0; i < n; i++) {  // what the tiles left over
@@ -91,14 +91,14 @@ function from_halves(bytes) {
 
 // consecutive arrays of such shapes.  -> {name: Float64Array}
 function named(numbers, shapes) {
-  const found = {};
-  let at = 0;
+  const arrays = {};
+  let start = 0;
   for (const [name, shape] of shapes) {
-    const size = shape.reduce((a, b) => a * b);
-    found[name] = numbers.slice(at, at + size);
-    at += size;
+    const end = start + shape.reduce((a, b) => a * b);
+    arrays[name] = numbers.slice(start, end);
+    start = end;
   }
-  return found;
+  return arrays;
 }
 
 // --- GPT-2's architecture (model.py) -------------------------------------------------------------
@@ -218,7 +218,7 @@ function store(cache, row, qkv, from, C) {
   cache.values.set(qkv.subarray(start + 2 * C, start + 3 * C), row * C);
 }
 
-// --- what a choice, a temperature or a setting, does to logits (lpo.word_logps) ------------------
+// --- what a choice does to logits (decoder.py, toy/samplers.py) ----------------------------------
 
 const sum = numbers => numbers.reduce((a, b) => a + b, 0);
 const largest = numbers => numbers.reduce((a, b) => (b > a ? b : a), -Infinity);
@@ -235,72 +235,36 @@ function log_softmax(logits, tau = 1) {
   return logits.map(x => (x - best) / tau - total);
 }
 
-// log P(word | choice).  (V,) -> (V,)
-function word_logps(logits, choice) {
-  if (typeof choice !== "number") return setting_logps(logits, choice);
-  if (choice === 0) {  // the arg-max, exactly; never a division by a small number
-    const best = argmax(logits);
-    return logits.map((_, i) => (i === best ? 0 : -Infinity));
-  }
-  return log_softmax(logits, choice);
-}
-
-// Which words a setting keeps, as in toy/samplers.py: log-probabilities (V,), a number -> V bools
-const CUTS = {
-  top_k(logps, k) {
-    const last = logps.slice().sort().at(-Math.min(k, logps.length));
-    return Array.from(logps, x => x >= last);
-  },
-  top_p(logps, p) {
-    const ascending = Array.from(logps.keys()).sort((i, j) => logps[i] - logps[j]);
-    const kept = Array(logps.length).fill(true);
-    let tail = 0;
-    for (const i of ascending.slice(0, -1)) {
-      tail += Math.exp(logps[i]);
-      kept[i] = tail > 1 - p;
-    }
-    return kept;
-  },
-  min_p(logps, share) {
-    const least = share * Math.exp(largest(logps));
-    return Array.from(logps, x => Math.exp(x) >= least);
-  },
-  typical_p(logps, mass) {
-    const entropy = -sum(logps.map(x => (x === -Infinity ? 0 : x * Math.exp(x))));
-    const distance = logps.map(x => Math.abs(-x - entropy));
-    const ordered = Array.from(logps.keys()).sort((i, j) => distance[i] - distance[j] || 0);
-    let total = 0;
-    const last = ordered.find(i => (total += Math.exp(logps[i])) >= mass) ?? ordered.at(-1);
-    return Array.from(distance, x => x <= distance[last]);
-  },
-  epsilon_cutoff(logps, epsilon) {
-    const best = largest(logps);
-    return Array.from(logps, x => Math.exp(x) >= epsilon || x === best);
-  },
-  top_nsigma(logps, n) {
-    const finite = logps.filter(Number.isFinite);
-    const mean = sum(finite) / finite.length;
-    const sigma = Math.sqrt(sum(finite.map(x => (x - mean) ** 2)) / finite.length);
-    const least = largest(logps) - n * sigma;
-    return Array.from(logps, x => x >= least);
-  },
+const PENALTIES = {  // a logit, how often its token has been written, a number -> a logit
+  frequency: (logit, count, a) => logit - a * count,
+  presence: (logit, count, a) => logit - (count ? a : 0),
+  repetition: (logit, count, a) => (!count ? logit : logit > 0 ? logit / a : logit * a),
 };
 
-function setting_logps(logits, { kind, value, temperature, cut_first }) {
-  const seen = word_logps(logits, cut_first ? 1 : temperature);
-  const kept = CUTS[kind](seen, value);
-  return word_logps(logits.map((x, i) => (kept[i] ? x : -Infinity)), temperature);
+// Tokens at least `share` times as likely as the most likely one; the others at -infinity
+function min_p(logits, share) {
+  const least = largest(logits) + Math.log(share);
+  return logits.map(x => (x >= least ? x : -Infinity));
 }
 
-// "0.6" -> 0.6, "min_p=.05@3" -> cut, then temper, "3@min_p=.05" -> temper, then cut
+// log P(token | choice): cut the model's own distribution, penalise, temper. counts: how often the
+// response has each token so far; only penalties, which have a memory, look at it.  (V,) -> (V,)
+function choice_logps(logits, { cut, penalty, value, temperature }, counts) {
+  let changed = cut ? min_p(logits, cut) : logits;
+  if (penalty) changed = changed.map((x, i) => PENALTIES[penalty](x, counts[i], value));
+  if (temperature > 0) return log_softmax(changed, temperature);
+  const best = argmax(changed);  // exactly; never a division by a small number
+  return changed.map((_, i) => (i === best ? 0 : -Infinity));
+}
+
+// From its label: 0.6, "min_p=.05@3" (cut, then temper), "frequency=1@0|min_p=.05" (cut, penalise,
+// then temper). build.py refuses others.
 function choice_of(label) {
-  const text = String(label);
-  if (!text.includes("=")) return Number(text);
-  const [first, last = "1"] = text.split("@");
-  const cut_first = first.includes("=");
-  const [cut, tau] = cut_first ? [first, last] : [last, first];
-  const [kind, value] = cut.split("=");
-  return { kind, value: Number(value), temperature: Number(tau), cut_first };
+  const [setting, cut] = String(label).split("|"), [first, tau = "1"] = setting.split("@");
+  if (!first.includes("=")) return { temperature: Number(first) };
+  const [kind, value] = first.split("="), choice = { temperature: Number(tau) };
+  if (kind === "min_p") return { ...choice, cut: Number(value) };
+  return { ...choice, penalty: kind, value: Number(value), cut: Number(cut?.split("=")[1] ?? 0) };
 }
 
 // --- the AdaptiveDecoder (decoder.py) ------------------------------------------------------------
@@ -338,7 +302,7 @@ class AdaptiveDecoder {
   }
 }
 
-// --- generation: hidden state, temperature, word -------------------------------------------------
+// --- generation: hidden state, choice, token -----------------------------------------------------
 
 // Uniform numbers from 0 to 1, a stream of their own for each list of whole numbers (sfc32)
 function stream(...seeds) {
@@ -358,8 +322,8 @@ function stream(...seeds) {
   return next;
 }
 
-// The index in which a uniform number falls. What has log p = -inf is never drawn.
-function draw(logps, uniform) {
+// The index in which a uniform number falls. What has log p = -inf is never sampled.
+function sample(logps, uniform) {
   let last = 0, left = uniform;
   for (let i = 0; i < logps.length; i++) {
     if (logps[i] === -Infinity) continue;
@@ -371,45 +335,45 @@ function draw(logps, uniform) {
 }
 
 // Responses to P prompts of equal length, `samples` of each.
-//   policy: {decoder}, {temperature} or {temperature_of}, a function of a response's number and the
-//     words so far.
-//   seed: response i of prompt p draws from stream(seed, p, i) a number for the temperature and one
-//     for the word of each column; what is drawn beside it changes nothing.
-// -> R of {prompt: its number, tokens: [T], tau_idx: [T] or [1] or [], taus: the T choices, hidden:
-//    (T,C)}; the last token is the end of text unless the limit T came first
+//   policy: {decoder}, {fixed: a label} or {plan: a function of a response's number and its tokens
+//     so far, to a label}.
+//   seed: response i of prompt p takes two numbers per token from stream(...seed, p, i), one for
+//     the choice and one for the token, whatever else is sampled.
+// -> R of {prompt: its number, tokens: [T], tau_idx: [T] or [1] or [], labels of the T choices,
+//    hidden: (T,C)}; the last token is the end of text unless the limit T came first
 function generate(model, prompts, samples, T, policy, seed, tick = () => {}) {
   const { n_layer, n_embd: C, vocab_size: V } = model.config, S = prompts[0].length;
   const { hidden: of_prompts, caches: prompt_caches } = model.prefill(prompts);
-  const new_response = number => {
+  const responses = Array.from({ length: prompts.length * samples }, (_, number) => {
     const prompt = Math.floor(number / samples);
-    return { number, prompt, tokens: [], tau_idx: [], taus: [], hidden: new Float64Array(T * C),
-             next: stream(...seed, prompt, number % samples),
+    return { number, prompt, tokens: [], tau_idx: [], labels: [], hidden: new Float64Array(T * C),
+             counts: new Float64Array(V), next: stream(...seed, prompt, number % samples),
              caches: Array.from({ length: n_layer }, () => new_cache(T, C)) };
-  };
-  const responses = Array.from({ length: prompts.length * samples }, (_, i) => new_response(i));
+  });
+  const { decoder, plan, fixed } = policy;
   let unfinished = responses;
-  let hidden = new Float64Array(unfinished.length * C);  // the state that decides the next column
-  unfinished.forEach(({ prompt }, row) => {
+  let hidden = new Float64Array(responses.length * C);  // the state that decides the next column
+  responses.forEach(({ prompt }, row) => {
     const last = ((prompt + 1) * S - 1) * C;
     hidden.set(of_prompts.subarray(last, last + C), row * C);
   });
   for (let t = 0; t < T; t++) {
     const logits = model.logits(hidden);
-    const decides = policy.decoder && (t === 0 || policy.decoder.level === "token");
-    const tau_logps = decides && policy.decoder.forward(hidden);
+    const decides = decoder && (t === 0 || decoder.level === "token");
+    const tau_logps = decides && decoder.forward(hidden);
     unfinished.forEach((response, row) => {
-      const { tokens, tau_idx, taus, next } = response;
+      const { number, tokens, tau_idx, labels, counts, next } = response;
       const uniforms = [next(), next()];  // both in any case: policies share their noise
       if (decides) {
-        const K = policy.decoder.choices.length;
-        tau_idx.push(draw(tau_logps.subarray(row * K, row * K + K), uniforms[0]));
+        const K = decoder.choices.length;
+        tau_idx.push(sample(tau_logps.subarray(row * K, row * K + K), uniforms[0]));
       }
-      let tau = policy.temperature;
-      if (policy.decoder) tau = policy.decoder.choices[tau_idx.at(-1)];
-      if (policy.temperature_of) tau = policy.temperature_of(response.number, tokens);
-      taus.push(tau);
+      labels.push(decoder ? decoder.labels[tau_idx.at(-1)] : plan ? plan(number, tokens) : fixed);
       response.hidden.set(hidden.subarray(row * C, row * C + C), t * C);
-      tokens.push(draw(word_logps(logits.subarray(row * V, row * V + V), tau), uniforms[1]));
+      const of_row = logits.subarray(row * V, row * V + V);
+      const token = sample(choice_logps(of_row, choice_of(labels[t]), counts), uniforms[1]);
+      tokens.push(token);
+      counts[token]++;  // of the response alone, and not before its token is sampled
     });
     tick(t + 1, T);
     unfinished = unfinished.filter(({ tokens }) => tokens[t] !== EOS);
@@ -424,10 +388,6 @@ function generate(model, prompts, samples, T, policy, seed, tick = () => {}) {
       { ...unfinished[row].caches[layer], row: 0, n: t + 1 }];
     hidden = model.through_blocks(x, unfinished.length, keep, seen);
   }
-  for (const response of responses) {
-    delete response.caches;
-    delete response.next;
-    response.hidden = response.hidden.subarray(0, response.tokens.length * C);
-  }
-  return responses;
+  return responses.map(({ prompt, tokens, tau_idx, labels, hidden: states }) => (
+    { prompt, tokens, tau_idx, labels, hidden: states.subarray(0, tokens.length * C) }));
 }

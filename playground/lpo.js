@@ -5,7 +5,7 @@
 "use strict";
 
 const TIE = 1e-6;  // of the larger reward
-const HELD_OUT = 24, DRAWS = 4;  // prompts that show what was learned, and responses to each
+const HELD_OUT = 24, SAMPLES = 4;  // prompts that show what was learned, and responses to each
 
 // Best and worst of each prompt's responses, ties left out.  -> two lists of responses
 function make_pairs(responses, samples) {
@@ -23,67 +23,74 @@ function make_pairs(responses, samples) {
 }
 
 // --- the loss ------------------------------------------------------------------------------------
+//
+//   loss = mean over pairs of -log sigmoid(beta (score(chosen) - score(rejected)))
+//   score = sum_t [log sum_k P(tau_k | h_t) P(y_t | tau_k) - the same under the reference]
+//
+// and its derivative by the decoder's last layer, before its softmax, is
+//
+//   d loss / d score(chosen) = -beta sigmoid(-margin) / B     margin = beta (difference of scores)
+//   d score / d logit_k = sum_t [P(tau_k | y_t, h_t) - P(tau_k | h_t)]
+//
+// where P(tau_k | y_t, h_t) is the share of tau_k in the mixture once the token is known.
 
-// What the loss needs of one side, made once a round since the model is frozen. Decisions are
+// What the loss needs of one side, made once per round since the model is frozen. Decisions are
 // tokens at the token level, responses at the sequence level.
 function side_of(model, decoder, reference, responses) {
   const C = model.config.n_embd, V = model.config.vocab_size, K = decoder.choices.length;
   const at_tokens = decoder.level === "token";
-  const tokens = responses.flatMap(response => response.tokens);
-  const pair = responses.flatMap((response, b) => response.tokens.map(() => b));
-  const decision = at_tokens ? tokens.map((_, i) => i) : pair;
-  const hidden = new Float64Array(tokens.length * C);  // that predict the tokens
-  let row = 0;
+  const pair = responses.flatMap((response, b) => response.tokens.map(() => b)), M = pair.length;
+  const decision = at_tokens ? pair.map((_, i) => i) : pair;  // of a token
+  const owner = at_tokens ? pair : responses.map((_, b) => b);  // the pair of a decision
+  const hidden = new Float64Array(M * C);  // that predict the tokens
+  let start = 0;
   for (const response of responses) {
-    hidden.set(response.hidden, row * C);
-    row += response.tokens.length;
+    hidden.set(response.hidden, start);
+    start += response.hidden.length;
   }
-  const text_logps = new Float64Array(tokens.length * K);  // log P(y_t | tau_k)
+  const text_logps = new Float64Array(M * K);  // log P(y_t | tau_k)
   const logits = model.logits(hidden);
-  tokens.forEach((token, i) => decoder.choices.forEach((choice, k) => {
-    text_logps[i * K + k] = word_logps(logits.subarray(i * V, i * V + V), choice)[token];
-  }));
+  let i = 0;
+  for (const { tokens } of responses) {
+    const counts = new Float64Array(V);  // of the response before each token
+    for (const token of tokens) {
+      const of_token = logits.subarray(i * V, i * V + V);
+      decoder.choices.forEach((choice, k) => {
+        text_logps[i * K + k] = choice_logps(of_token, choice, counts)[token];
+      });
+      counts[token]++;
+      i++;
+    }
+  }
   const deciding = at_tokens ? hidden : new Float64Array(responses.length * C);
   if (!at_tokens) responses.forEach((r, b) => deciding.set(r.hidden.subarray(0, C), b * C));
   const ref_tau_logps = reference.forward(deciding);
-  const ref_marginal = tokens.map((_, i) => marginal(text_logps, i, ref_tau_logps, decision[i], K));
-  return { pair, decision, hidden: deciding, text_logps, ref_marginal };
+  const ref_marginal = pair.map((_, i) => marginal(text_logps, i, ref_tau_logps, decision[i], K));
+  return { pair, decision, owner, hidden: deciding, text_logps, ref_marginal };
 }
 
-// log sum_k P(y | tau_k) P(tau_k), of token i and its decision j
+// log sum_k P(tau_k) P(y | tau_k), of token i and its decision j
 function marginal(text_logps, i, tau_logps, j, K) {
   let total = 0;
   for (let k = 0; k < K; k++) total += Math.exp(text_logps[i * K + k] + tau_logps[j * K + k]);
   return Math.log(total);
 }
 
-// latent_score: sum_t [log sum_k P(y_t|tau_k) P(tau_k) - the same under the reference].  -> (B,)
-// A token that is impossible under either counts 0.
-function latent_score(side, tau_logps, B, K) {
-  const scores = new Float64Array(B);
-  side.pair.forEach((b, i) => {
-    const policy = marginal(side.text_logps, i, tau_logps, side.decision[i], K);
-    const of_token = policy - side.ref_marginal[i];
-    if (Number.isFinite(of_token)) scores[b] += of_token;
-  });
-  return scores;
-}
-
-// The derivative of sum_b weights[b] score[b] by the decoder's last layer, before its softmax. Of
-// each token it is P(tau_k | y_t, h) - P(tau_k | h): the share of tau_k in the mixture once the
-// word is known, less the share before.  -> (decisions, K)
-function score_gradient(side, tau_logps, weights, K) {
-  const gradient = new Float64Array(tau_logps.length);
+// One side's scores (B,), and their derivatives by the decoder's logits, (decisions,K). A token
+// that is impossible under policy or reference counts 0.
+function latent(side, tau_logps, B, K) {
+  const scores = new Float64Array(B), slopes = new Float64Array(tau_logps.length);
   side.pair.forEach((b, i) => {
     const j = side.decision[i], policy = marginal(side.text_logps, i, tau_logps, j, K);
-    if (!Number.isFinite(policy - side.ref_marginal[i])) return;
+    const ratio = policy - side.ref_marginal[i];
+    if (!Number.isFinite(ratio)) return;
+    scores[b] += ratio;
     for (let k = 0; k < K; k++) {
-      const prior = tau_logps[j * K + k];
-      const posterior = side.text_logps[i * K + k] + prior - policy;
-      gradient[j * K + k] += weights[b] * (Math.exp(posterior) - Math.exp(prior));
+      const prior = tau_logps[j * K + k], posterior = side.text_logps[i * K + k] + prior - policy;
+      slopes[j * K + k] += Math.exp(posterior) - Math.exp(prior);
     }
   });
-  return gradient;
+  return { scores, slopes };
 }
 
 function transposed(x, n, m) {  // (n,m) -> (m,n)
@@ -118,24 +125,24 @@ function back_decoder(decoder, { z1, a1, z2, a2 }, hidden, d_last) {
   return [dW1, db1, dW2, db2, dW3, db3];
 }
 
-// -log sigmoid(beta (score(chosen) - score(rejected))), its mean over B pairs, and the gradient.
-// sides: chosen and rejected, each from side_of. -> {loss, accuracy, gradient}
+// log(1 + exp(-x)) without overflow
+const minus_log_sigmoid = x => Math.log1p(Math.exp(-Math.abs(x))) + Math.max(-x, 0);
+
+// The mean loss of B pairs and its gradient. sides: chosen and rejected, each from side_of.
+// -> {loss, gradient}
 function lpo_loss(decoder, sides, B, beta) {
   const K = decoder.choices.length;
   const layers = sides.map(side => decoder.layers(side.hidden));
-  const scores = sides.map((side, i) => latent_score(side, layers[i].tau_logps, B, K));
-  const margins = scores[0].map((score, b) => beta * (score - scores[1][b]));
-  // -log sigmoid(x) = log(1 + exp(-x)), without overflow; its derivative is -sigmoid(-x)
-  const losses = margins.map(x => Math.log1p(Math.exp(-Math.abs(x))) + Math.max(-x, 0));
-  const pulls = margins.map(x => -beta / (1 + Math.exp(x)) / B);
-  const [of_chosen, of_rejected] = sides.map((side, i) => {
-    const weights = i === 0 ? pulls : pulls.map(x => -x);
-    const d_last = score_gradient(side, layers[i].tau_logps, weights, K);
+  const [chosen, rejected] = sides.map((side, i) => latent(side, layers[i].tau_logps, B, K));
+  const margins = chosen.scores.map((score, b) => beta * (score - rejected.scores[b]));
+  const pulls = margins.map(x => -beta / (1 + Math.exp(x)) / B);  // d loss / d score(chosen)
+  const [gradient, of_rejected] = [chosen, rejected].map(({ slopes }, i) => {
+    const side = sides[i], sign = i === 0 ? 1 : -1;
+    const d_last = slopes.map((slope, n) => sign * slope * pulls[side.owner[Math.floor(n / K)]]);
     return back_decoder(decoder, layers[i], side.hidden, d_last);
   });
-  of_chosen.forEach((gradient, i) => add_to(gradient, of_rejected[i]));
-  return { loss: sum(losses) / B, gradient: of_chosen,
-           accuracy: margins.filter(x => x > 0).length / B };
+  gradient.forEach((array, i) => add_to(array, of_rejected[i]));
+  return { loss: sum(margins.map(minus_log_sigmoid)) / B, gradient };
 }
 
 // --- AdamW, as torch.optim.AdamW without weight decay --------------------------------------------
@@ -173,18 +180,16 @@ function new_decoder(labels, level, C, random) {
                              [...weights, new Float64Array(K * C), new Float64Array(K)]);
 }
 
-// One round's updates, each on all pairs.  -> {losses, accuracy}
+// One round's updates, each on all pairs.  -> losses
 function update(decoder, sides, B, { beta, lr, steps }, tick = () => {}) {
   const optimizer = new AdamW(decoder.weights, lr), losses = [];
-  let accuracy = null;
   for (let step = 0; step < steps; step++) {
-    const found = lpo_loss(decoder, sides, B, beta);
-    optimizer.step(found.gradient);
-    losses.push(found.loss);
-    accuracy = found.accuracy;
+    const { loss, gradient } = lpo_loss(decoder, sides, B, beta);
+    optimizer.step(gradient);
+    losses.push(loss);
     tick(step + 1, steps);
   }
-  return { losses, accuracy };
+  return losses;
 }
 
 // In place, in an order that chance decides
@@ -204,55 +209,42 @@ function shuffle_rewards(responses, samples, random) {
   }
 }
 
-// How often each choice was drawn, by role ("asked", "rest"), or by task where none has roles.
-// -> {role: K counts}
-function drawn_by_role(asked, responses, K) {
-  const counts = {};
-  for (const response of responses) {
-    const [name] = asked[response.prompt];
-    roles_of(asked[response.prompt], response).forEach(({ role }, t) => {
-      const key = Object.keys(TASKS[name].roles).length ? role : name;
-      counts[key] ??= Array(K).fill(0);
-      counts[key][response.tau_idx[t] ?? response.tau_idx[0]]++;
-    });
-  }
-  return counts;
-}
-
 const mean_reward = responses => sum(responses.map(({ reward }) => reward)) / responses.length;
 
 // The LPO loop. cfg: experiment, level, choices, rounds, prompts, responses, steps, beta, lr, seed,
-// shuffled. say(message) hears of every sampled column, update and finished round, and of the same
-// held-out prompts before and after, answered with the same random numbers.
+// shuffled. say(message) hears which fraction is done, of each round's weights and reward, and of
+// the mean reward on the same held-out prompts before and after.
 function train(cfg, model, say) {
   const decoder = new_decoder(cfg.choices, cfg.level, model.config.n_embd, stream(cfg.seed, 1));
   const random = stream(cfg.seed, 2);
-  const held_out = draw_prompts(cfg.experiment, "test", HELD_OUT, stream(cfg.seed, 4));
+  const held_out = sample_prompts(cfg.experiment, "test", HELD_OUT, stream(4));
   const tell_held_out = when => say({
-    kind: "held_out", when, asked: held_out,
-    responses: respond(model, held_out, DRAWS, { decoder }, [cfg.seed, 5]) });
-  say({ kind: "begin", weights: decoder.copy().weights });
+    kind: "held_out", when,
+    reward: mean_reward(respond(model, held_out, SAMPLES, { decoder }, [cfg.seed, 5])) });
+  const tell_weights = () => say({ kind: "weights", weights: decoder.copy().weights });
+  tell_weights();
   tell_held_out("before");
   for (let rnd = 0; rnd < cfg.rounds; rnd++) {
-    const began = performance.now();
     const reference = decoder.copy();  // what samples the round's pairs
-    const asked = draw_prompts(cfg.experiment, "train", cfg.prompts, random);
-    const responses = respond(model, asked, cfg.responses, { decoder }, [cfg.seed, 3, rnd],
-                              (t, T) => say({ kind: "column", rnd, done: t, of: T }));
-    const reward = mean_reward(responses), sampled = performance.now();
+
+    // sample, and reward
+    const asked = sample_prompts(cfg.experiment, "train", cfg.prompts, random);
+    const tick = half => (done, of) => (
+      say({ kind: "tick", fraction: (rnd + (half + done / of) / 2) / cfg.rounds }));
+    const noise = [cfg.seed, 3, rnd];
+    const responses = respond(model, asked, cfg.responses, { decoder }, noise, tick(0));
+    const reward = mean_reward(responses);
     if (cfg.shuffled) shuffle_rewards(responses, cfg.responses, random);
+
+    // pair, and update
     const pairs = make_pairs(responses, cfg.responses), B = pairs[0].length;
-    let losses = [], accuracy = null;
     if (B) {  // a policy that has learned can get to where all rewards are equal
       const sides = pairs.map(side => side_of(model, decoder, reference, side));
       const lr = cfg.lr * (1 - rnd / cfg.rounds);
-      ({ losses, accuracy } = update(decoder, sides, B, { ...cfg, lr }, (step, steps) => (
-        say({ kind: "step", rnd, done: step, of: steps }))));
+      update(decoder, sides, B, { ...cfg, lr }, tick(1));
     }
-    say({ kind: "round", rnd, reward, pairs: B, accuracy, losses,
-          counts: drawn_by_role(asked, responses, cfg.choices.length),
-          seconds: [(sampled - began) / 1000, (performance.now() - sampled) / 1000],
-          weights: decoder.copy().weights });
+    tell_weights();
+    say({ kind: "round", reward });
   }
   tell_held_out("after");
 }

@@ -1,37 +1,32 @@
-// The tasks: how they ask, their grammar and their rewards, as tasks.py has them, with its names.
-// Word lists, lengths and roles come from there: build.py writes them before this script.
+// The tasks: their prompts, their grammar and their rewards, as tasks.py has them, with its names.
+// Word lists, lengths and roles come from there: build.py puts them before this script.
 "use strict";
 
 // --- words ---------------------------------------------------------------------------------------
 
 const EOS = WORDS.length;
-const number_of = new Map(WORDS.map((word, i) => [word, i]));
 const split_words = text => text.split(/\s+/).filter(word => word);
 
-// Text -> token ids; an Error names the words that the model does not know
-function encode(text) {
-  const unknown = split_words(text).filter(word => !number_of.has(word));
-  if (unknown.length) throw new Error(`not a word of the model: ${unknown.join(", ")}`);
-  return split_words(text).map(word => number_of.get(word));
-}
+const encode = text => split_words(text).map(word => WORDS.indexOf(word));  // known words -> ids
 
 function decode(tokens) {
   return tokens.filter(i => i !== EOS).map(i => WORDS[i]).join(" ");
 }
 
+const name_of = token => (token === EOS ? "end" : WORDS[token]);
 const pick = (words, random) => words[Math.floor(random() * words.length)];
 
 // --- clauses: "fox runs to moon and finds owl ." -------------------------------------------------
 
 // The grammar: yields the place of each word, and is sent the word that was written there
-function* walk_clauses({ article = null, asked = null }) {
+function* walk_clauses({ article = null, required = null }) {
   while (true) {
     if (article === "subject") yield "article";
-    yield asked === "subject" ? "asked" : "subject";
+    yield required === "subject" ? "required" : "subject";
     for (const link of ["link", "stop"]) {
       if (TO_VERBS.includes(yield "verb")) yield "to";
       if (article === "object") yield "article";
-      yield asked === "object" ? "asked" : "object";
+      yield required === "object" ? "required" : "object";
       if ((yield link) === ".") break;
     }
   }
@@ -46,23 +41,17 @@ const CONTENT = ["subject", "verb", "object"];
 const FITTING = { article: ["the"], subject: NOUNS, verb: VERBS, to: ["to"], object: NOUNS,
                   link: ["and", "."], stop: ["."] };
 
-// -> the nouns and verbs that fit their places, the words that do not fit, asked ones aside
+// -> the nouns and verbs that fit their places, the words that do not fit, required ones aside
 function graded(walk, text) {
   const words = split_words(text), places = places_of(walk, words);
   const fits = (word, i) => FITTING[places[i]]?.includes(word);
   return {
     content: words.filter((word, i) => CONTENT.includes(places[i]) && fits(word, i)),
-    wrong: words.filter((word, i) => places[i] !== "asked" && !fits(word, i)),
+    wrong: words.filter((word, i) => places[i] !== "required" && !fits(word, i)),
   };
 }
 
 // --- repeats, story, constrained: four clauses ---------------------------------------------------
-
-function ask_repeats(random) {
-  const clause = [pick(NOUNS, random), pick(PLAIN_VERBS, random), pick(NOUNS, random)];
-  clause.splice(random() < 0.5 ? 0 : 2, 0, "the");
-  return [pick(OPENERS, random), "continue", ...clause, ". :"].join(" ");
-}
 
 function walk_repeats(prompt) {
   return walk_clauses({ article: split_words(prompt)[2] === "the" ? "subject" : "object" });
@@ -79,11 +68,6 @@ function reward_repeats(prompt, text) {
   return -repeated_3grams(text) - 4 * (wrong.length + Math.max(20 - n, 0)) / Math.max(n, 26);
 }
 
-function ask_story(random) {
-  return [pick(OPENERS, random), "tell how", pick(NOUNS, random), pick(PLAIN_VERBS, random), "the",
-          pick(NOUNS, random), ":"].join(" ");
-}
-
 const walk_story = () => walk_clauses({});
 
 function distinct_share({ content, wrong }, least) {
@@ -93,24 +77,18 @@ function distinct_share({ content, wrong }, least) {
 
 const reward_story = (prompt, text) => distinct_share(graded(walk_story(prompt), text), 12);
 
-function ask_constrained(random) {
-  return [pick(OPENERS, random), pick(["start", "end"], random), pick(EVERY, random),
-          pick(LINES, random), "with", pick(FLAVOURS, random),
-          pick(Object.keys(CATEGORIES), random), ":"].join(" ");
-}
-
 const category_of = prompt => split_words(prompt).find(word => word in CATEGORIES);
 
 function walk_constrained(prompt) {
-  return walk_clauses({ asked: split_words(prompt)[1] === "start" ? "subject" : "object" });
+  return walk_clauses({ required: split_words(prompt)[1] === "start" ? "subject" : "object" });
 }
 
-// Share of the asked words that are of the category; at least four are asked for
+// Share of the required words that are of the category; at least four are required
 function constraint(prompt, text) {
   const words = split_words(text), places = places_of(walk_constrained(prompt), words);
-  const asked = words.filter((_, i) => places[i] === "asked");
-  const hits = asked.filter(word => CATEGORIES[category_of(prompt)].includes(word));
-  return hits.length / Math.max(asked.length, 4);
+  const required = words.filter((_, i) => places[i] === "required");
+  const hits = required.filter(word => CATEGORIES[category_of(prompt)].includes(word));
+  return hits.length / Math.max(required.length, 4);
 }
 
 function quality(prompt, text) {
@@ -120,17 +98,6 @@ function quality(prompt, text) {
 const reward_constrained = (prompt, text) => constraint(prompt, text) * quality(prompt, text);
 
 // --- math and vote: running sums modulo 10 -------------------------------------------------------
-
-function ask_math(random) {
-  return [pick(OPENERS, random), "sum up", ...[1, 2, 3, 4].map(() => pick(DIGITS, random)),
-          ":"].join(" ");
-}
-
-function ask_vote(random) {
-  const opener = random() < 0.5 ? HURRY : pick(OPENERS, random);
-  const digits = [1, 2, 3, 4].map(() => pick(DIGITS.slice(1), random));
-  return [opener, "solve for", ...digits, ":"].join(" ");
-}
 
 function* walk_sums() {
   for (const place of "sum operand sum operand sum stop".split(" ")) {
@@ -153,11 +120,6 @@ const reward_math = (prompt, text) => (final_answer(text) === solution(prompt) ?
 
 // --- general: five of a category -----------------------------------------------------------------
 
-function ask_general(random) {
-  return [pick(OPENERS, random), "list five", pick(FLAVOURS, random),
-          pick(Object.keys(CATEGORIES), random), "for", pick(PEOPLE, random), ":"].join(" ");
-}
-
 function* walk_general() {
   for (let i = 0; i < 5; i++) yield "item";
   while (true) yield "stop";
@@ -172,41 +134,64 @@ function reward_general(prompt, text) {
 
 // --- all of them ---------------------------------------------------------------------------------
 
-// form: what a prompt of the task looks like; rule: what earns reward; lines: one clause a row
+// forms: what a prompt may look like, each equally likely: at each place a word, or words to choose
+// from. lines: is a clause a row? Lengths and roles come from tasks.py, texts from texts.json.
+const four = digits => [digits, digits, digits, digits], categories = Object.keys(CATEGORIES);
 const TASKS = {
-  repeats: {
-    ask: ask_repeats, reward: reward_repeats, walk: walk_repeats, lines: true,
-    form: /^\w+ continue (the \w+ \w+ \w+|\w+ \w+ the \w+) \. :$/,
-    rule: "minus the share of repeated 3-grams, minus 4 (words that do not fit or are missing) / "
-      + "(words, at least 26)" },
-  math: {
-    ask: ask_math, reward: reward_math, walk: walk_sums, lines: false,
-    form: /^\w+ sum up \d \d \d \d :$/,
-    rule: "1 if the last digit is the sum modulo 10, else 0" },
-  general: {
-    ask: ask_general, reward: reward_general, walk: walk_general, lines: false,
-    form: RegExp(`^\\w+ list five \\w+ (${Object.keys(CATEGORIES).join("|")}) for \\w+ :$`),
-    rule: "(distinct members of the category - other words) / 5" },
-  story: {
-    ask: ask_story, reward: reward_story, walk: walk_story, lines: true,
-    form: /^\w+ tell how \w+ \w+ the \w+ :$/,
-    rule: "(distinct nouns and verbs - words that do not fit) / (all of both, at least 12)" },
   constrained: {
-    ask: ask_constrained, reward: reward_constrained, walk: walk_constrained, lines: true,
-    form: RegExp(`^\\w+ (start|end) \\w+ \\w+ with \\w+ (${Object.keys(CATEGORIES).join("|")}) :$`),
-    rule: "(share of the asked words that are of the category) x (distinct other nouns and verbs - "
-      + "words that do not fit) / (all of both, at least 8)" },
+    reward: reward_constrained, walk: walk_constrained, lines: true,
+    forms: [[OPENERS, ["start", "end"], EVERY, LINES, "with", FLAVOURS, categories, ":"]] },
+  repeats: {
+    reward: reward_repeats, walk: walk_repeats, lines: true,
+    forms: [[OPENERS, "continue", "the", NOUNS, PLAIN_VERBS, NOUNS, ".", ":"],
+            [OPENERS, "continue", NOUNS, PLAIN_VERBS, "the", NOUNS, ".", ":"]] },
+  math: {
+    reward: reward_math, walk: walk_sums, lines: false,
+    forms: [[OPENERS, "sum", "up", ...four(DIGITS), ":"]] },
+  general: {
+    reward: reward_general, walk: walk_general, lines: false,
+    forms: [[OPENERS, "list", "five", FLAVOURS, categories, "for", PEOPLE, ":"]] },
+  story: {
+    reward: reward_story, walk: walk_story, lines: true,
+    forms: [[OPENERS, "tell", "how", NOUNS, PLAIN_VERBS, "the", NOUNS, ":"]] },
   vote: {
-    ask: ask_vote, reward: reward_math, walk: walk_sums, lines: false,
-    form: /^\w+ solve for \d \d \d \d :$/,
-    rule: "1 if the last digit is the sum modulo 10, else 0" },
+    reward: reward_math, walk: walk_sums, lines: false,
+    forms: [[[HURRY, HURRY, HURRY, ...OPENERS], "solve", "for", ...four(DIGITS.slice(1)), ":"]] },
 };
-for (const name of Object.keys(TASKS)) Object.assign(TASKS[name], TASK_FACTS[name]);
+for (const name of Object.keys(TASKS)) {
+  Object.assign(TASKS[name], TASK_FACTS[name], TEXTS.tasks[name]);
+}
 
-const role_of = (name, place) => TASKS[name].roles[place] ?? "rest";
+const experiment_of = name => Object.keys(EXPERIMENTS).find(e => EXPERIMENTS[e].includes(name));
 
-// The task that asks so, or null
-const task_of = prompt => Object.keys(TASKS).find(name => TASKS[name].form.test(prompt)) ?? null;
+// A text of a task with the prompt's own words
+function worded(text, prompt) {
+  const x = category_of(prompt), where = split_words(prompt)[1];
+  const one = x?.replace(/s$/, "");
+  return text.replace("{x}", x).replace("{one}", one).replace("{where}", where);
+}
+
+// What a prompt looks like.  -> [task, form], or [null, null] if no task has such prompts
+function form_of(prompt) {
+  const words = split_words(prompt);
+  for (const [name, { forms }] of Object.entries(TASKS)) {
+    const form = forms.find(places => places.length === words.length
+      && places.every((place, i) => [].concat(place).includes(words[i])));
+    if (form) return [name, form];
+  }
+  return [null, null];
+}
+
+// Which words of a response fit. Of sums only the last digit is judged.  -> bools
+function fitting([name, prompt], text) {
+  const words = split_words(text), members = CATEGORIES[category_of(prompt)];
+  const last = words.findLastIndex(word => DIGITS.includes(word));
+  return places_in([name, prompt], { text }).map((place, i) => {
+    if (place === "required" || place === "item") return members.includes(words[i]);
+    if (place in FITTING) return FITTING[place].includes(words[i]);
+    return i !== last || words[i] === solution(prompt);
+  });
+}
 
 // --- splits and prompts --------------------------------------------------------------------------
 
@@ -219,7 +204,7 @@ function crc32(text) {
   return ~crc >>> 0;
 }
 
-// A prompt's split, by a hash of its text: disjoint whoever draws it
+// A prompt's split, by a hash of its text
 function split_of(prompt) {
   const bucket = crc32("twins " + prompt) % 10;
   return Object.keys(SPLITS).find(name => SPLITS[name].includes(bucket));
@@ -227,16 +212,17 @@ function split_of(prompt) {
 
 // n different prompts of a split
 function prompts_of(name, split, n, random) {
-  const found = new Set();
-  while (found.size < n) {
-    const prompt = TASKS[name].ask(random);
-    if (split_of(prompt) === split) found.add(prompt);
+  const prompts = new Set();
+  while (prompts.size < n) {
+    const form = pick(TASKS[name].forms, random);
+    const prompt = form.map(place => pick([].concat(place), random)).join(" ");
+    if (split_of(prompt) === split) prompts.add(prompt);
   }
-  return [...found];
+  return [...prompts];
 }
 
 // About n [task, prompt], the experiment's tasks in equal parts
-function draw_prompts(experiment, split, n, random) {
+function sample_prompts(experiment, split, n, random) {
   const names = EXPERIMENTS[experiment], each = Math.max(1, Math.floor(n / names.length));
   return names.flatMap(name => prompts_of(name, split, each, random).map(prompt => [name, prompt]));
 }
@@ -244,20 +230,18 @@ function draw_prompts(experiment, split, n, random) {
 // Sample responses to [task, prompt] at a policy and score them: `generate`'s responses, each with
 // its text and reward
 function respond(model, asked, samples, policy, seed, tick) {
-  const T = Math.max(...asked.map(([name]) => (name ? TASKS[name].length : MOST_TOKENS)));
+  const T = Math.max(...asked.map(([name]) => TASKS[name].length));
   const prompts = asked.map(([, prompt]) => encode(prompt));
   const responses = generate(model, prompts, samples, T, policy, seed, tick);
   for (const response of responses) {
     const [name, prompt] = asked[response.prompt];
     response.text = decode(response.tokens);
-    response.reward = name ? TASKS[name].reward(prompt, response.text) : null;
+    response.reward = TASKS[name].reward(prompt, response.text);
   }
   return responses;
 }
 
-// The place and role of each word of a response; the end of text has none
-function roles_of([name, prompt], response) {
-  const words = split_words(response.text);
-  const places = name ? places_of(TASKS[name].walk(prompt), words).slice(0, -1) : [];
-  return words.map((_, i) => ({ place: places[i], role: name ? role_of(name, places[i]) : null }));
+// The place of each word of a response; the end of text has none
+function places_in([name, prompt], { text }) {
+  return places_of(TASKS[name].walk(prompt), split_words(text)).slice(0, -1);
 }

@@ -1,170 +1,153 @@
-// "Train it here": starts the training in a worker of its own, shows how it goes, and hands the
-// trained decoder to the rest of the page.
+// "Train it here": several runs, each in a worker of its own, beside each other in a chart and a
+// table; their decoders join those of the page.
 "use strict";
 
-let training = null;  // {cfg, facts, worker, began, rounds, held_out, by_round}
+const MOST_RUNS = 24;  // beside each other
+const AT_ONCE = Math.min(Math.max((navigator.hardwareConcurrency ?? 2) - 1, 1), 4);
+const SHUFFLED = "#AA4499";  // a colour that no policy has
 
-// What a round takes; the rest is as in the run whose decoders the page has
-const SIZES = [["40 prompts x 6 responses, quick", { prompts: 40, responses: 6 }]];
-
-function list_trainings() {
-  const { prompts, responses } = data.sets[0].training;
-  SIZES.push([`${prompts} prompts x ${responses} responses, as train_toy.py`,
-              { prompts, responses }]);
-  at("train_set").append(...sources.map(({ name }, i) => element("option", { value: i }, name)));
-  at("train_size").append(...SIZES.map(([name], i) => element("option", { value: i }, name)));
-}
+// Runs that differ in seed and control alone, finished ones too, and those that are still to start.
+// A run: {cfg, source, fraction, rewards, held_out, by_round, helper: its worker or null}
+let runs = [], queue = [], settings = null, began = 0, is_shown = false;
 
 function listen_to_training() {
-  at("train").addEventListener("click", start_training);
-  at("stop").addEventListener("click", () => end_training("Stopped."));
+  set_options("train_level", Object.entries(TEXTS.levels), "token");
+  by_id("train").addEventListener("click", start_training);
+  by_id("stop").addEventListener("click", () => is_training() && end_training("Stopped."));
+  by_id("shuffled").addEventListener("change", () => {  // one run of the control shows nothing
+    const [one] = by_id("train_runs").options;
+    one.disabled = by_id("shuffled").checked;
+    if (one.disabled && one.selected) by_id("train_runs").value = 3;
+  });
 }
 
-function training_config(set) {
-  return { ...set.training, ...SIZES[at("train_size").value][1], choices: set.choices,
-           experiment: at("train_experiment").value, level: at("train_level").value,
-           seed: state.seed, shuffled: at("shuffled").checked };
-}
+const is_training = () => runs.some(({ helper }) => helper);
 
 function start_training() {
-  const { set } = sources[at("train_set").value], cfg = training_config(set);
-  training = { cfg, facts: set.facts[cfg.experiment], worker: new_worker(),
-               began: performance.now(), rounds: [], held_out: {}, by_round: {} };
-  training.worker.onmessage = ({ data: message }) => HEARD[message.kind](message);
-  training.worker.postMessage({ kind: "train", cfg });
-  at("train").disabled = true;
-  at("stop").disabled = false;
-  at("train_said").textContent = `Round 1 of ${cfg.rounds} has begun.`;
-  for (const id of ["curve", "rounds", "before_after"]) at(id).replaceChildren();
-  at("progress").value = 0;
+  if (is_training()) return;
+  const { experiment, source } = state, shuffled = by_id("shuffled").checked;
+  const [prompts, responses] = by_id("train_size").value.split(" ").map(Number);
+  const { choices } = source, level = by_id("train_level").value;
+  const cfg = { ...source.training, experiment, level, choices, prompts, responses };
+  const n = Number(by_id("train_runs").value);
+  if (settings !== JSON.stringify(cfg) || runs.length + n > MOST_RUNS) {  // begin anew
+    runs = [];
+    sources.splice(data.sets.length);
+    state.source = sources.find(of => of.choices === choices);
+    refresh();
+  }
+  settings = JSON.stringify(cfg);
+  const alike = runs.filter(run => run.cfg.shuffled === shuffled);
+  const first = Math.max(state.seed, ...alike.map(run => run.cfg.seed + 1));
+  for (let seed = first; seed < first + n; seed++) {
+    queue.push({ cfg: { ...cfg, seed, shuffled }, source, fraction: 0, rewards: [], held_out: {},
+                 by_round: [], helper: null });
+  }
+  [began, is_shown] = [performance.now(), false];
+  for (let i = 0; i < AT_ONCE; i++) start_run();
+  set_training(true, `Training has begun: ${n} run${n > 1 ? "s" : ""}.`);
 }
 
-function end_training(said) {
-  training.worker.terminate();
-  at("train").disabled = false;
-  at("stop").disabled = true;
-  at("train_said").textContent = said;
-  at("train_now").textContent = "";
+function start_run() {
+  const run = queue.shift();
+  if (!run) return;
+  run.helper = new_worker();
+  run.helper.onmessage = ({ data: message }) => HEARD[message.kind](run, message);
+  run.helper.postMessage({ kind: "train", cfg: run.cfg });
+  runs.push(run);
 }
 
-// --- what the worker says ------------------------------------------------------------------------
-
-// A sampled column or an update; each kind is half of a round
-function tick(half, what, { rnd, done, of }) {
-  at("progress").value = (rnd + (half + done / of) / 2) / training.cfg.rounds;
-  at("train_now").textContent = `Round ${rnd + 1}: ${what} ${done} of ${of}`;
+function set_training(is_on, text) {
+  by_id("train").setAttribute("aria-disabled", is_on);  // unlike disabled, it keeps the focus
+  by_id("stop").setAttribute("aria-disabled", !is_on);
+  show("train_said", text);
+  say(text);
 }
 
-function keep_weights(round, weights) {
-  const { cfg, by_round } = training;
-  by_round[round] = new AdaptiveDecoder(cfg.choices, cfg.level, weights);
+function end_training(text) {
+  queue = [];
+  for (const run of runs) end_run(run);
+  set_training(false, text);
 }
+
+// A run that ended, or was stopped after a round or more, can be chosen above; the first is shown
+function end_run(run) {
+  if (!run.helper) return;
+  run.helper.terminate();
+  run.helper = null;
+  const { cfg, by_round } = run;
+  if (!run.rewards.length) return;
+  sources.push({ ...run.source, experiment: cfg.experiment,
+                 name: `trained here, seed ${cfg.seed}${cfg.shuffled ? ", scores shuffled" : ""}`,
+                 decoders: { [`${cfg.experiment} ${cfg.level}`]: by_round } });
+  if (state.experiment === cfg.experiment && !is_shown) {
+    Object.assign(state, { source: sources.at(-1), level: cfg.level, round: null });
+  }
+  is_shown = true;
+  refresh();
+}
+
+// --- what a worker says --------------------------------------------------------------------------
 
 const HEARD = {
-  begin: ({ weights }) => keep_weights(0, weights),
-  column: message => tick(0, "sampling, column", message),
-  step: message => tick(1, "update", message),
-  round(message) {
-    const { rnd, reward, seconds, weights } = message;
-    training.rounds.push(message);
-    keep_weights(rnd + 1, weights);
-    at("train_said").textContent = `After round ${rnd + 1} of ${training.cfg.rounds}: its `
-      + `responses earned ${reward.toFixed(3)}, in ${sum(seconds).toFixed(1)} s.`;
-    show_curve();
-    show_rounds();
+  weights({ cfg, by_round }, { weights }) {  // before training, and after each round
+    by_round.push(new AdaptiveDecoder(cfg.choices, cfg.level, weights));
   },
-  held_out(message) {
-    training.held_out[message.when] = message;
-    if (message.when === "after") show_before_after();
+  tick(run, { fraction }) {
+    run.fraction = fraction;
+    const busy = runs.filter(({ helper }) => helper), done = sum(busy.map(of => of.fraction));
+    by_id("progress").value = done / (busy.length + queue.length);
   },
-  end() {
-    const seconds = (performance.now() - training.began) / 1000;
-    at("progress").value = 1;
-    end_training(`Trained in ${seconds.toFixed(0)} s. The decoder can be chosen above, round by `
-      + "round: “trained here”.");
-    offer_trained();
+  held_out: (run, { when, reward }) => { run.held_out[when] = reward; },
+  round(run, { reward }) {
+    run.rewards.push(reward);
+    show_runs(run.cfg);
+  },
+  end(run) {
+    end_run(run);
+    start_run();
+    show_runs(run.cfg);
+    if (is_training()) return;
+    by_id("progress").value = 1;
+    const seconds = ((performance.now() - began) / 1000).toFixed(0);
+    end_training(`Trained in ${seconds} s. See at the top what was learned, round by round.`);
   },
 };
 
-// Lists the trained decoder beside those of the page, in the place of an earlier one
-function offer_trained() {
-  const { cfg, by_round } = training, was_shown = Boolean(state.source.trained);
-  if (sources.at(-1).trained) sources.pop();
-  sources.push({
-    name: `${set_name(cfg.choices)}, trained here for ${cfg.experiment}`
-      + (cfg.shuffled ? ", rewards shuffled" : ""),
-    choices: cfg.choices,
-    trained: { experiment: cfg.experiment, level: cfg.level, by_round } });
-  if (was_shown) state.source = sources.at(-1);
-  list_sources();
-  if (was_shown) refresh();
+// --- what is shown -------------------------------------------------------------------------------
+
+const number = x => x?.toFixed(3) ?? "–";
+
+function show_runs({ experiment, level, rounds }) {
+  const { best_fixed, levels } = runs[0].source.facts[experiment], colour = `var(--${level})`;
+  const kind = ({ cfg }) => (cfg.shuffled ? "shuffled scores" : "true scores");
+  const theirs = levels[level]?.rounds ?? [], all = Array.from({ length: rounds });
+  const series = runs.map(run => ({ name: kind(run), rewards: run.rewards, ...(
+    run.cfg.shuffled ? { colour: SHUFFLED, dash: "3 3" } : { colour }) }));
+  series.push({ name: "PyTorch's run", width: 5, rewards: theirs,
+                colour: `color-mix(in srgb, ${colour} 40%, var(--paper))` },
+              { name: "best fixed", colour: "var(--fixed)", dash: "6 4",
+                rewards: all.map(() => best_fixed.reward) });
+  by_id("curve").innerHTML = chart("Mean score of each round; the table has the numbers.", rounds,
+                                   series);
+  const rows = runs.map(run => [
+    `seed ${run.cfg.seed}`, kind(run), number(run.held_out.before), number(run.held_out.after),
+    ...all.map((_, rnd) => number(run.rewards[rnd]))]);
+  rows.push(["PyTorch", "true scores", "–", "–", ...all.map((_, rnd) => number(theirs[rnd]))]);
+  const head = ["run", "trained on", "before", "after", ...all.map((_, rnd) => `round ${rnd + 1}`)];
+  by_id("runs").replaceChildren(table(
+    "Mean scores on held-out prompts before and after training, and on each round's own prompts",
+    head, rows));
+  show("spread", spread(false) + spread(true));
 }
 
-// --- after each round ----------------------------------------------------------------------------
-
-const their_rounds = () => training.facts.levels[training.cfg.level]?.rounds ?? {};
-
-function show_curve() {
-  const { cfg, facts, rounds } = training;
-  const ours = rounds.map(({ rnd, reward }) => [rnd, reward]);
-  const theirs = Object.entries(their_rounds()).map(([rnd, reward]) => [Number(rnd), reward]);
-  at("curve").replaceChildren(chart(
-    "Reward by round, here and in PyTorch's run; the table below has the numbers.", cfg.rounds,
-    [["here", "here", ours], ["PyTorch's run", "torch", theirs]],
-    ["best fixed", "fixed", facts.best_fixed.reward]));
-}
-
-// Mean temperature, or the setting drawn most, of K counts
-function used(counts, choices) {
-  if (!counts) return "–";
-  const n = sum(counts), most = argmax(counts);
-  if (!choices.every(is_number)) return `${short(choices[most])} ${percent(counts[most] / n)}`;
-  return (sum(counts.map((count, k) => count * choices[k])) / n).toFixed(2);
-}
-
-function show_rounds() {
-  const { cfg, facts, rounds } = training, theirs = their_rounds(), best = facts.best_fixed;
-  const what = cfg.choices.every(is_number) ? "mean temperature" : "most drawn";
-  const roles = Object.keys(rounds[0].counts).sort();
-  const number = x => x?.toFixed(3) ?? "–";
-  const rows = rounds.map(({ rnd, reward, pairs, losses, counts, seconds }) => [
-    String(rnd + 1), number(reward), number(theirs[rnd]), String(pairs), number(losses.at(-1)),
-    ...roles.map(role => used(counts[role], cfg.choices)), sum(seconds).toFixed(1)]);
-  const head = ["round", "reward here", "PyTorch's run", "pairs", "last loss",
-                ...roles.map(role => `${what}, ${role}`), "seconds"];
-  const { prompts, responses } = data.sets[0].training, of_level = facts.levels[cfg.level];
-  at("rounds").replaceChildren(
-    element("p", { class: "note" }, "A round's reward is that of its training responses, before "
-      + `its updates; PyTorch's run has ${prompts} x ${responses} of them. On test prompts the `
-      + `best fixed choice, ${full(best.choice)}, earns ${number(best.reward)}, where it was picked`
-      + (of_level ? `; PyTorch's trained decoder ${number(of_level.reward)}.` : ".")),
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Rounds" },
-            table(null, head, rows)));
-}
-
-// --- before and after ----------------------------------------------------------------------------
-
-// The same held-out prompts, drawn with the same random numbers
-function show_before_after() {
-  const { cfg, held_out } = training, { asked } = held_out.before;
-  const of_prompt = (when, p) => held_out[when].responses.slice(p * DRAWS, (p + 1) * DRAWS);
-  const [before, after] = ["before", "after"].map(when => (
-    written(mean_of(asked.map((_, p) => mean_reward(of_prompt(when, p)))))));
-  const card = (when, p) => element(
-    "article", {}, element("h3", {}, `${when} training`),
-    ...of_prompt(when, p).flatMap(response => [
-      ...text_rows(asked[p], response, cfg.choices),
-      element("p", { class: "note" }, `reward ${response.reward.toFixed(3)}`)]),
-    element("p", { class: "reward" },
-            `mean of the four ${mean_reward(of_prompt(when, p)).toFixed(3)}`));
-  const names = asked.map(([name]) => name), firsts = [...new Set(names)].map(
-    name => names.indexOf(name));
-  const shown = firsts.length > 1 ? firsts : [0, 1];  // one prompt of each task, or two of one
-  at("before_after").replaceChildren(
-    element("h3", {}, "The same held-out prompts and random numbers, before and after"),
-    element("p", {}, `Mean reward of ${asked.length} prompts, ${DRAWS} draws each, with its 95 % `
-      + `interval over prompts: ${before} before, ${after} after.`),
-    ...shown.map(p => element(
-      "details", p === shown[0] ? { open: true } : {}, element("summary", {}, asked[p][1]),
-      element("div", { class: "pair" }, card("before", p), card("after", p)))));
+// Where the runs with true or with shuffled scores end
+function spread(shuffled) {
+  const ends = runs.filter(({ cfg, held_out }) => cfg.shuffled === shuffled && "after" in held_out)
+    .map(({ held_out }) => held_out.after).sort((a, b) => a - b);
+  if (!ends.length) return "";
+  const where = ends.length === 1 ? `the run ends at ${ends[0].toFixed(2)}`
+    : `${ends.length} runs end between ${ends[0].toFixed(2)} and ${ends.at(-1).toFixed(2)}`;
+  return shuffled ? `With shuffled scores ${where}: these can only drift, up or down, by chance.`
+    : `With true scores ${where} on held-out prompts. `;
 }

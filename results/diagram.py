@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from toy.plots import FIXED, SEQUENCE, SHADES, TOKEN, draw, ink_on, shades
+from toy.figures import FIXED, SEQUENCE, SHADES, TOKEN, ink_on, plot, shades
 
 FIGURES = Path(__file__).resolve().parent / "figures"
 TAUS = (0.0, 0.4, 0.8, 1.2)
@@ -93,5 +93,5 @@ def method(_=None):
 
 
 if __name__ == "__main__":
-    for path in draw(None, FIGURES, {"method": method}):
+    for path in plot(None, FIGURES, {"method": method}):
         print(path)

@@ -1,33 +1,73 @@
-"""The tests import the project's files from the folder above, on one thread: tensors are tiny."""
+"""What several files use: one finished run of the main job, and programs that run apart."""
+import os
+import re
 import runpy
+import shutil
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-torch.set_num_threads(1)
+import tasks
+import train_toy
+from toy.options import parse
 
-
-def calls_of(module):
-    """-> calls_to(monkeypatch, name): replaces a function of the module by one that notes the
-    arguments of its calls, in order, and gives an answer."""
-    def calls_to(monkeypatch, name, answer=lambda *of, **more: None):
-        calls = []
-
-        def instead(*of, **more):
-            calls.append((of, more))
-            return answer(*of, **more)
-        monkeypatch.setattr(module, name, instead)
-        return calls
-    return calls_to
+torch.set_num_threads(1)  # the tensors are tiny
+ROOT = Path(__file__).parent.parent
+TINY = ("--experiments mix,vote --device cpu --n-layer 1 --n-head 2 --n-embd 16 "
+        "--pretrain-steps 120 --rounds 2 --prompts 15 --responses 6 --steps 2 --test-prompts 6 "
+        "--test-samples 2 --votes 4 --oracle-prompts 3 --choices 0,0.5,1.5").split()
 
 
-def as_program(monkeypatch, module, *given):
-    """python -m module given...  -> what it exits with"""
-    monkeypatch.setattr(sys, "argv", [module, *given])
+def config(*arguments):
+    """TINY with other values, as the main job takes them."""
+    return parse(train_toy.Config, [*TINY, *map(str, arguments)], "", check=train_toy.checked)
+
+
+def program(*arguments, stdin=None, **environment):
+    """python arguments...  -> exit status, stdout, stderr without lines of progress"""
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True,
+                          encoding="utf-8", stdin=stdin,
+                          env=os.environ | dict(OMP_NUM_THREADS="1") | environment)
+    return done.returncode, done.stdout, re.sub(r".* left  .*\n", "", done.stderr)
+
+
+def as_program(monkeypatch, module, *arguments):
+    """python -m module arguments..., in this process  -> what it exits with"""
+    monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
     monkeypatch.delitem(sys.modules, module, raising=False)
-    with pytest.raises(SystemExit) as end:
+    try:
         runpy.run_module(module, run_name="__main__")
-    return end.value.code
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a finished run, made once for all workers. Copy it to change it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the workers share
+    with FileLock(folder / "finished.lock"):
+        if not (folder / "finished" / "results.json").exists():
+            train_toy.main(config("--out", folder / "finished"))
+    return folder / "finished"
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def graded(monkeypatch):
+    """Rewards that an untrained model earns too, and unequal ones."""
+    for name in ("constrained", "vote", "repeats"):
+        monkeypatch.setitem(tasks.TASKS, name, replace(
+            tasks.TASKS[name],
+            reward=lambda prompt, text: len(set(text.split())) + 0.01 * len(text)))

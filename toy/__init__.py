@@ -1,13 +1,11 @@
-"""What the main job needs beside the method.
+"""What the main job calls and a reader may skip.
 
-    options.py     the command line: one frozen dataclass, whose fields are the flags
-    samplers.py    sampler settings that may stand where a temperature does
-    stages.py      finished stages kept in files; the progress line
-    pretrain.py    the base model: a small GPT on the noisy corpus
-    evaluate.py    every fixed temperature, the oracle, a trained decoder; win rates and votes
-    intervals.py   95 % intervals over base models, decoders and prompts
-    rows.py        the table of results: its columns, its file, and the questions asked of it
-    plots.py       the figures, from that table alone
-    say.py         asks a trained model: responses in the terminal, words coloured by temperature
+    options.py     a command line from a dataclass, whose fields are the flags
+    files.py       atomic files, seeds, progress, the environment that is recorded
+    models.py      the base model: a small GPT, pretrained on the noisy corpus
+    samplers.py    truncations and penalties: choices beside temperatures
+    evaluate.py    responses and their rewards; win rates, votes, the oracle; rows of results
+    figures.py     the figures, from results.json alone
+    say.py         tries the trained model: words coloured by temperature
     check_task.py  twenty examples of a task of your own, and what is wrong with them
 """

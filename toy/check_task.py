@@ -8,6 +8,8 @@ import sys
 import numpy as np
 
 from tasks import EXPERIMENTS, PROMPT_LENGTH, TASKS, VOCAB_SIZE, decode, encode, places_of
+from toy.evaluate import sample_prompts
+from toy.files import program
 
 EXAMPLES = 20
 
@@ -87,16 +89,21 @@ def check_fields(name, task, places):
         raise ValueError(f"task {name!r} is in no experiment; add it to EXPERIMENTS")
 
 
-def main(arguments):
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        sys.exit(__doc__)
-    try:
-        for prompt, text, reward, places in check_task(arguments[0]):
-            roles = map(TASKS[arguments[0]].role_of, places)
-            print(f"{prompt}\n  {text}\n  reward {reward:.3f}, roles {' '.join(roles)}\n")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+def check_experiment(name, two_criteria, **splits):
+    """ValueError if a task of the experiment has a fault, or a split fewer prompts than given."""
+    for task in EXPERIMENTS[name]:
+        check_task(task)
+        if two_criteria and (len(EXPERIMENTS[name]) > 1 or not TASKS[task].criteria):
+            raise ValueError(f"--pairing top-k needs two criteria, and {name} has none; add "
+                             "--experiments constrained")
+    for split, n in splits.items():
+        sample_prompts(name, split, n, np.random.default_rng(0))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("give the name of a task: python -m toy.check_task NAME")
+    with program():
+        for prompt, text, reward, places in check_task(sys.argv[1]):
+            roles = map(TASKS[sys.argv[1]].role_of, places)
+            print(f"{prompt}\n  {text}\n  reward {reward:.3f}, roles {' '.join(roles)}\n")

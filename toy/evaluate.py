@@ -1,312 +1,321 @@
-"""What a policy earns on held-out prompts: rewards, win rates, votes, the oracle.
+"""What a policy earns on held-out prompts: rewards, win rates, votes; and the oracle.
 
-A policy is what `generate` takes: a decoder or a temperature, or here a table {role: temperature}
-for each prompt. All results are rows of one table (rows.py), of which figures and pages are made.
+A policy is what `generate` takes: a decoder, or a temperature, which here may also be a table
+{role: choice} for each prompt. Results are rows: dicts with a metric, a value and what it is of.
 
 P prompts, S samples of each, R = P * S responses, T response tokens.
 """
 import itertools
+import shlex
+from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 
 from decoder import Rollout, device_of
 from fast.generate import generate
-from tasks import EOS, EXPERIMENTS, TASKS, WORDS, decode, encode, majority, places_of, prompts
-from toy.rows import row
-from toy.samplers import choice_of, label
-from toy.stages import randomness
+from lpo import require, sampled
+from tasks import (EOS, EXPERIMENTS, HURRY, TASKS, WORDS, decode, encode, majority, places_of,
+                   prompts)
+from toy.samplers import label
 
 VOTES = (1, 2, 4, 8, 16, 32)  # sizes of a majority
-SEARCHED_VOTES = 8  # the one that the oracle of votes is searched for
-FIRST_HEAT = 12  # prompts on which all tables of the oracle's search run
+SEARCHED_VOTES = 8            # the one that an oracle is searched for
+FIRST_HEAT = 12               # prompts on which all tables of the oracle's search run
 BATCH = dict(cpu=256, cuda=2048)  # responses generated together; a CPU's must fit its cache
 
 
-def draw_prompts(experiment, split, n, rng):
-    """About n (task, prompt) pairs, the experiment's tasks in equal parts."""
-    names = EXPERIMENTS[experiment]
-    return [(name, p) for name in names for p in prompts(name, split, max(1, n // len(names)), rng)]
+# --- responses and their rewards ------------------------------------------------------------------
 
 
 @dataclass
 class Outcome:
-    """Responses to P prompts, S samples each."""
-    asked: list       # P of (task, prompt)
+    """Responses to P prompts, S samples of each."""
+    prompts: list     # P of (task, prompt)
     texts: list       # P lists of S texts
-    scores: dict      # name -> (P,S): "reward", and the metrics of a task that is alone
+    scores: dict      # "reward" and, if there is only one task, its metrics -> (P,S)
     rollout: Rollout  # of R responses, prompt by prompt
 
     @property
     def rewards(self):
         return self.scores["reward"]
 
-    @cached_property
-    def answers(self):
-        """What a majority counts of each text.  -> P lists of S, empty where nobody votes"""
-        answer_of = [TASKS[name].answer_of for name, _ in self.asked]
-        return [list(map(answer, texts)) if answer else []
-                for answer, texts in zip(answer_of, self.texts)]
+    def side(self, indices):
+        """B of the R responses, by number, as an update takes them.  -> B prompts, Rollout"""
+        samples = self.rewards.shape[1]
+        return [encode(self.prompts[i // samples][1]) for i in indices], self.rollout[indices]
 
 
-class ByRole:
-    """A choice that follows the roles of what is written, as `generate` takes it."""
+def sample_prompts(experiment, split, n, rng):
+    """About n (task, prompt) pairs, in equal parts from the tasks of the experiment."""
+    names = EXPERIMENTS[experiment]
+    return [(name, p) for name in names for p in prompts(name, split, max(1, n // len(names)), rng)]
 
-    def __init__(self, asked, tables):
-        """Each response's (task, prompt), and its {role: choice}."""
-        self.tasks = [TASKS[name] for name, _ in asked]
-        self.walks = [task.walk(prompt) for task, (_, prompt) in zip(self.tasks, asked)]
-        self.tables = tables
 
-    def __call__(self, tokens):
-        """(R,t) -> R choices of the next column; to be called for one t after the other."""
+def by_role(prompts, tables):
+    """Choices that follow the role of each word.  R of (task, prompt), R of {role: choice}
+
+    -> a function for `generate`, to be called for one column after the other.
+    """
+    tasks = [TASKS[name] for name, _ in prompts]
+    walks = [task.walk(prompt) for task, (_, prompt) in zip(tasks, prompts)]
+
+    def choices(tokens):
         if tokens.shape[1] == 0:
-            places = [next(walk) for walk in self.walks]
+            places = map(next, walks)
         else:
-            places = [walk.send(WORDS[i] if i < len(WORDS) else "")
-                      for walk, i in zip(self.walks, tokens[:, -1].tolist())]
-        return [table[task.role_of(place)] for table, task, place in
-                zip(self.tables, self.tasks, places)]
+            newest = [WORDS[i] if i < len(WORDS) else "" for i in tokens[:, -1].tolist()]
+            places = [walk.send(word) for walk, word in zip(walks, newest)]
+        return [table[task.role_of(place)] for table, task, place in zip(tables, tasks, places)]
+    return choices
 
 
-def respond(model, asked, samples, generator, temperature=None, **policy):
-    """Sample responses at a policy and score them.  P of (task, prompt) -> Outcome
+def respond(model, prompts, samples, generator, temperature=None, **policy):
+    """Sample responses with a policy and score them.  P of (task, prompt) -> Outcome
 
     temperature: a choice, or P tables {role: choice}.
     """
     written = 1 if temperature == 0 else samples  # the arg-max is the same each time
-    every = [item for item in asked for _ in range(written)]
-    T = max(TASKS[name].length for name, _ in asked)
-    batch = BATCH[device_of(model).type]
-    parts = []
-    for start in range(0, len(every), batch):
-        block = every[start:start + batch]
+    repeated = [item for item in prompts for _ in range(written)]
+    T = max(TASKS[name].length for name, _ in prompts)
+    rollouts = []
+    for start in range(0, len(repeated), BATCH[device_of(model).type]):
+        batch = repeated[start:start + BATCH[device_of(model).type]]
         tau = temperature
         if isinstance(temperature, list):
-            tau = ByRole(block, [temperature[i // samples]
-                                 for i in range(start, start + len(block))])
-        parts.append(generate(model, [encode(prompt) for _, prompt in block], T, eos=EOS,
-                              temperature=tau, generator=generator, **policy))
-    copies = np.arange(len(every)).repeat(samples // written)
-    return scored(asked, samples, Rollout.cat(parts)[copies])
+            numbers = range(start, start + len(batch))
+            tau = by_role(batch, [temperature[i // written] for i in numbers])
+        rollouts.append(generate(model, [encode(prompt) for _, prompt in batch], T, eos=EOS,
+                                 temperature=tau, generator=generator, **policy))
+    columns = zip(*(vars(rollout).values() for rollout in rollouts))
+    rollout = Rollout(*(None if column[0] is None else torch.cat(column) for column in columns))
+    copies = np.arange(len(repeated)).repeat(samples // written)
+    return scored(prompts, samples, rollout[copies])
 
 
-def scored(asked, samples, rollout):
-    """The rewards of what was written, and the metrics of a task that is alone.  -> Outcome"""
-    every = [item for item in asked for _ in range(samples)]  # R
+def scored(prompts, samples, rollout):
+    """The texts of R responses, their rewards and metrics.  -> Outcome"""
     lengths = rollout.mask.sum(1).tolist()
     texts = [decode(ids[:n]) for ids, n in zip(rollout.tokens.tolist(), lengths)]
-    answered = [(TASKS[name], prompt, text) for (name, prompt), text in zip(every, texts)]
-    scores = {"reward": [task.reward(prompt, text) for task, prompt, text in answered]}
-    if len({name for name, _ in asked}) == 1:
-        for metric, measure in answered[0][0].metrics.items():
-            scores[metric] = [measure(prompt, text) for _, prompt, text in answered]
-    shape = len(asked), samples
-    scores = {name: np.array(values, dtype=float).reshape(shape) for name, values in scores.items()}
     texts = [texts[i:i + samples] for i in range(0, len(texts), samples)]
-    return Outcome(asked, texts, scores, rollout)
+    measures = {"reward": None}
+    if len({name for name, _ in prompts}) == 1:
+        measures |= TASKS[prompts[0][0]].metrics
+    scores = {metric: np.array([[float((measure or TASKS[name].reward)(prompt, text))
+                                 for text in of_prompt]
+                                for (name, prompt), of_prompt in zip(prompts, texts)])
+              for metric, measure in measures.items()}
+    return Outcome(prompts, texts, scores, rollout)
 
 
 # --- numbers of an outcome ------------------------------------------------------------------------
 
 
 def win_rate(ours, theirs):
-    """Per prompt, the share of sample pairs that ours wins, ties half.  (P,S), (P,S') -> (P,)"""
+    """Per prompt, the share of sample pairs that ours wins; ties half.  (P,S), (P,S') -> (P,)"""
     ours, theirs = ours[:, :, None], theirs[:, None, :]
     return ((ours > theirs) + 0.5 * (ours == theirs)).mean((1, 2))
 
 
-def vote_accuracy(outcome, votes, index=None):
-    """Per prompt, how often the majority of `votes` samples is right, a tie in parts.  -> (P,)
-
-    index: of which prompts, as a rule of all.
-    """
-    result = []
-    for p in range(len(outcome.asked)) if index is None else index:
-        name, prompt = outcome.asked[p]
-        solution, answers = TASKS[name].solution(prompt), outcome.answers[p]
-        right = []
+def vote_accuracy(outcome, votes):
+    """Per prompt, how often the majority of `votes` samples is right, a tie in parts.  -> (P,)"""
+    accuracy = []
+    for (name, prompt), texts in zip(outcome.prompts, outcome.texts):
+        answers, right = list(map(TASKS[name].answer_of, texts)), []
         for start in range(0, len(answers) - votes + 1, votes):
             winners = majority(answers[start:start + votes])
-            right.append((solution in winners) / max(len(winners), 1))
-        result.append(np.mean(right))
-    return np.array(result)
+            right.append((TASKS[name].solution(prompt) in winners) / max(len(winners), 1))
+        accuracy.append(np.mean(right))
+    return np.array(accuracy)
 
 
-def is_voted(names):
-    """Are these tasks ones whose answers a majority can count?"""
-    return all(TASKS[name].answer_of is not None for name in names)
+def is_voted(prompts):
+    """Can a majority count the answers to all of these (task, prompt)?"""
+    return all(TASKS[name].answer_of is not None for name, _ in prompts)
 
 
-def subtasks(asked):
-    """Each subtask and the places of its prompts."""
-    names = np.array([name for name, _ in asked])
-    for name in dict.fromkeys(names.tolist()):
-        yield name, np.flatnonzero(names == name)
-
-
-def groups(asked):
-    """The whole (None), then each subtask, with the places of their prompts."""
-    yield None, np.arange(len(asked))
-    yield from subtasks(asked)
-
-
-def responses_of(prompts, samples):
-    """The numbers of the responses to some prompts, by number.  (p,) -> (p * S,)"""
-    return (prompts[:, None] * samples + np.arange(samples)).ravel()
-
-
-def outcome_rows(outcome, **columns):
-    """Reward and the task's other metrics, whole and per subtask; votes where there are samples."""
-    rows, samples = [], outcome.rewards.shape[1]
-    cut = outcome.rollout.cut.cpu().numpy().reshape(outcome.rewards.shape)
-    for subtask, index in groups(outcome.asked):
-        of = columns | dict(subtask=subtask, n=len(index))
-        rows += [row(name, scores[index].mean(), **of) for name, scores in outcome.scores.items()]
-        rows.append(row("cut", cut[index].mean(), **of))
-        if subtask is not None and is_voted([subtask]):
-            rows += [row("vote_accuracy", vote_accuracy(outcome, votes, index).mean(), votes=votes,
-                         **of) for votes in VOTES if votes <= samples]
-    return rows
+def subtasks(prompts):
+    """{task: the numbers of its prompts, (p,)}"""
+    names = np.array([name for name, _ in prompts])
+    return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())}
 
 
 def used_choices(outcome, choices):
-    """Choices and mask of every response token; a sequence level's one for all.  -> 2 (R,T)
-
-    choices: K labels; an array of numbers where all are temperatures.
-    """
-    mask = outcome.rollout.mask.cpu().numpy()
+    """The label of the choice at each token; at sequence level one for all.  K labels -> (R,T)"""
     kind = object if any(isinstance(choice, str) for choice in choices) else float
-    taus = np.array(choices, dtype=kind)[outcome.rollout.tau_idx.cpu().numpy()]
-    return np.broadcast_to(taus, mask.shape), mask
+    labels = np.array(choices, dtype=kind)[outcome.rollout.tau_idx.cpu().numpy()]
+    return np.broadcast_to(labels, outcome.rollout.mask.shape)
 
 
-def places_in(outcome, number):
-    """The place of each word of the response of that number; the end of text is no word."""
-    prompt, sample = divmod(number, outcome.rewards.shape[1])
-    name, asked = outcome.asked[prompt]
-    return places_of(TASKS[name].walk(asked), outcome.texts[prompt][sample].split())[:-1]
+def places_in(outcome):
+    """The place in the grammar of each word of each response; None after the last.  -> (R,T)"""
+    places, samples = np.full(outcome.rollout.mask.shape, None), outcome.rewards.shape[1]
+    for number, row in enumerate(places):
+        name, prompt = outcome.prompts[number // samples]
+        words = outcome.texts[number // samples][number % samples].split()
+        row[:len(words)] = places_of(TASKS[name].walk(prompt), words)[:-1]
+    return places
 
 
 def roles_of(outcome):
-    """The role of each word of the responses; None behind their words.  -> (R,T)"""
-    roles, samples = np.full(outcome.rollout.mask.shape, None), outcome.rewards.shape[1]
-    for number, found in enumerate(roles):
-        task, places = TASKS[outcome.asked[number // samples][0]], places_in(outcome, number)
-        found[:len(places)] = [task.role_of(place) for place in places]
+    """The role of each word of each response; None after the last.  -> (R,T)"""
+    roles, samples = places_in(outcome), outcome.rewards.shape[1]
+    for number, row in enumerate(roles):
+        task = TASKS[outcome.prompts[number // samples][0]]
+        row[:] = [None if place is None else task.role_of(place) for place in row]
     return roles
 
 
-def temperature_rows(outcome, choices, **columns):
-    """Which choices were used: shares per subtask and role, and of temperatures the means, which
-    are given for each place in the grammar too."""
+def finite_numbers(name, values):
+    """(P,N) as float64; ValueError unless all are finite real numbers, none of them masked."""
+    if torch.is_tensor(values):
+        values = values.detach().cpu()
+        values = values if values.is_complex() else values.double()  # numpy has no bfloat16
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} are {values!r:.60}; give numbers (P,N)") from None
+    fits = numbers.ndim == 2 and np.isfinite(numbers).all() and not np.iscomplexobj(values)
+    require(fits and not np.ma.isMaskedArray(values),
+            f"{name} are {values!r:.60} of shape {numbers.shape}; give finite real numbers (P,N)")
+    return numbers
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def row(metric, value, n, **columns):
+    """One result: the mean of n numbers, and what it is of. None says: does not apply."""
+    return {name: x for name, x in columns.items() if x is not None} | dict(
+        metric=metric, value=float(value), n=int(n))
+
+
+def where(rows, **wanted):
+    """The rows that have these values; None: the column does not apply."""
+    return [row for row in rows if all(row.get(name) == x for name, x in wanted.items())]
+
+
+def reward_rows(outcome, **columns):
+    """Reward, other metrics, responses cut off: of all prompts and of subtasks; votes."""
     rows, samples = [], outcome.rewards.shape[1]
-    taus, _ = used_choices(outcome, choices)
-    numbers_only = taus.dtype == float
-    for subtask, index in subtasks(outcome.asked):
-        task, of = TASKS[subtask], columns | dict(subtask=subtask)
-        numbers = responses_of(index, samples)
-        found, warm = [], []  # (place, choice) of each word; has a response one that is not 0?
-        for number in numbers:
-            places = places_in(outcome, number)
-            used = taus[number, :len(places)]
-            found += zip(places, used.tolist())
-            warm.append((used != 0).any())
-        rows.append(row("non_greedy", np.mean(warm), len(numbers), **of))
-        by_place, by_role = {}, {None: [tau for _, tau in found]}
-        for place, tau in found:
-            by_place.setdefault(place, []).append(tau)
-            by_role.setdefault(task.role_of(place), []).append(tau)
-        for role, chosen in by_role.items():
-            if not chosen:  # every response ended before
-                continue
-            if numbers_only:
-                rows.append(row("mean_temperature", np.mean(chosen), len(chosen), role=role, **of))
-            rows += [row("temperature_share", np.mean([used == tau for used in chosen]),
-                         len(chosen), role=role, tau=tau, **of) for tau in choices]
-        if numbers_only:
-            rows += [row("mean_temperature", np.mean(chosen), len(chosen), place=place, **of)
-                     for place, chosen in by_place.items()]
+    cut = outcome.rollout.cut.cpu().numpy().reshape(outcome.rewards.shape)
+    parts = {None: np.arange(len(outcome.prompts))}
+    if len(subtasks(outcome.prompts)) > 1:
+        parts |= subtasks(outcome.prompts)
+    for subtask, index in parts.items():
+        for name, values in (outcome.scores | dict(cut=cut)).items():
+            rows.append(row(name, values[index].mean(), len(index), subtask=subtask, **columns))
+    if is_voted(outcome.prompts):
+        rows += [row("vote_accuracy", vote_accuracy(outcome, votes).mean(), len(outcome.prompts),
+                     votes=votes, **columns) for votes in VOTES if votes <= samples]
     return rows
 
 
-def win_rows(ours, fixed, **columns):
-    """Win rate against each fixed temperature, by reward.  ours: Outcome, fixed: measure_fixed's"""
-    return [row("win_rate", win_rate(ours.rewards[index], scores["reward"][index].numpy()).mean(),
-                n=len(index), temperature=tau, subtask=subtask, **columns)
-            for subtask, index in groups(ours.asked) for tau, scores in fixed.items()]
+def choice_rows(outcome, choices, **columns):
+    """Which choices were used: shares per subtask and role, and means of temperatures, per place
+    too. choices: K labels."""
+    rows, samples = [], outcome.rewards.shape[1]
+    used, places, roles = used_choices(outcome, choices), places_in(outcome), roles_of(outcome)
+    for subtask, index in subtasks(outcome.prompts).items():
+        here = (index[:, None] * samples + np.arange(samples)).ravel()  # numbers of the responses
+        words = list(zip(used[here].flat, places[here].flat, roles[here].flat))
+        groups = {}
+        for choice, place, role in words:
+            if place is not None:
+                for of in (("role", None), ("role", role), ("place", place)):
+                    groups.setdefault(of, []).append(choice)
+        for (kind, name), group in groups.items():
+            of = columns | dict(subtask=subtask, **{kind: name})
+            if used.dtype == float:
+                rows.append(row("mean_temperature", np.mean(group), len(group), **of))
+            if kind == "role":
+                counts = Counter(group)
+                rows += [row("choice_share", counts[choice] / len(group), len(group),
+                             choice=choice, **of) for choice in choices]
+    return rows
 
 
-def round_rows(outcome, choices, sides, stats, columns):
-    """A training round: its statistics, reward and mean temperature of each subtask, and the share
-    of each choice among the chosen and among the rejected."""
-    rows = [row(name, value, columns["pairs"], **columns) for name, value in stats.items()]
-    rows.append(row("round_reward", outcome.rewards.mean(), outcome.rewards.size, **columns))
-    taus, mask = used_choices(outcome, choices)
-    for subtask, index in subtasks(outcome.asked):
-        numbers = responses_of(index, outcome.rewards.shape[1])
-        if taus.dtype == float:
-            rows.append(row("round_temperature", taus[numbers][mask[numbers]].mean(), len(numbers),
-                            subtask=subtask, **columns))
-    for side, (_, rollout) in zip(("chosen", "rejected"), sides):
-        used = rollout.tau_idx[rollout.mask[:, :rollout.tau_idx.shape[1]]]
-        rows += [row("temperature_share", (used == k).float().mean(), used.numel(), side=side,
-                     tau=tau, **columns) for k, tau in enumerate(choices)]
+def adaptive_rows(outcome, choices, fixed, **columns):
+    """All rows of a trained decoder. fixed: {temperature: its Outcome}, for the win rates."""
+    columns |= dict(policy="adaptive")
+    rows = reward_rows(outcome, **columns) + choice_rows(outcome, choices, **columns)
+    for temperature, other in fixed.items():
+        wins = win_rate(outcome.rewards, other.rewards)
+        rows.append(row("win_rate", wins.mean(), len(wins), temperature=temperature, **columns))
+    return rows
+
+
+def impossible_share(sides, variant):
+    """Share of response tokens whose text counts 0 in the score: impossible at temperature 0."""
+    impossible = []
+    for r in sides:
+        text, ref_text = r.text_logps, r.ref_text_logps
+        if variant == "joint":  # only the sampled temperature counts
+            text, ref_text = (sampled(x, r.tau_idx)[..., None] for x in (text, ref_text))
+        impossible.append((text.isneginf().all(-1) | ref_text.isneginf().all(-1))[r.mask])
+    return torch.cat(impossible).float().mean().item()
+
+
+def round_rows(outcome, choices, pairs, statistics, **columns):
+    """A training round: its reward, number of pairs, losses, and mean temperature per subtask."""
+    numbers = dict(round_reward=outcome.rewards.mean(), pairs=pairs) | statistics
+    rows = [row(name, value, outcome.rewards.size, **columns) for name, value in numbers.items()]
+    used, samples = used_choices(outcome, choices), outcome.rewards.shape[1]
+    if used.dtype == float:
+        mask = outcome.rollout.mask.cpu().numpy()
+        for subtask, index in subtasks(outcome.prompts).items():
+            here = (index[:, None] * samples + np.arange(samples)).ravel()
+            taus = used[here][mask[here]]
+            rows.append(row("round_temperature", taus.mean(), taus.size, subtask=subtask,
+                            **columns))
     return rows
 
 
 def round_line(rows):
-    """A round in one aligned line; tokens that temperature 0 made impossible only if there are."""
-    of = {r["metric"]: r["value"] for r in rows}
-    taus = [f"{r['subtask']} {r['value']:.2f}" for r in rows if r["metric"] == "round_temperature"]
-    right = f"  pair accuracy {of['pair_accuracy']:.2f}" if "pair_accuracy" in of else ""
-    warmth = f"  mean temperature {', '.join(taus)}" if taus else ""
-    lost = f"  impossible tokens {of['impossible']:.3%}" if of["impossible"] else ""
-    return (f"  round {rows[0]['round'] + 1}  pairs {rows[0]['pairs']:4d}  reward "
-            f"{of['round_reward']:6.3f}  loss {of['loss_first']:.3f} -> {of['loss_last']:.3f}"
-            f"{right}{warmth}{lost}")
+    """A round in one aligned line; impossible tokens only if there are any."""
+    of = {row["metric"]: row["value"] for row in rows}
+    line = f"  round {rows[0]['round']:2}  reward {of['round_reward']:6.3f}"
+    line += f"  pairs {of['pairs']:4.0f}"
+    if "loss_first" in of:
+        line += f"  loss {of['loss_first']:.3f} -> {of['loss_last']:.3f}"
+    if "pair_accuracy" in of:
+        line += f"  pair accuracy {of['pair_accuracy']:.2f}"
+    for row in where(rows, metric="round_temperature"):
+        line += f"  {row['subtask']} at {row['value']:.2f}"
+    if of.get("impossible"):
+        line += f"  impossible tokens {of['impossible']:.3%}"
+    return line
 
 
-def with_votes(outcome):
-    """The scores (P,S) of an outcome, and its accuracy by votes (P,1) if any, as tensors."""
-    scores = dict(outcome.scores)
-    if is_voted([name for name, _ in outcome.asked]):
-        for votes in VOTES:
-            if votes <= outcome.rewards.shape[1]:
-                scores[f"vote_accuracy@{votes}"] = vote_accuracy(outcome, votes)[:, None]
-    return {name: torch.as_tensor(values) for name, values in scores.items()}
-
-
-# --- the oracle: the best choice per role, by a race ----------------------------------------------
+# --- the oracle: the best choice for each role, by a race -----------------------------------------
 
 
 def all_tables(name, choices):
-    """Every way to give the task's roles a choice.  -> list of {role: choice}"""
+    """Every way to give the roles of a task a choice.  -> list of {role: choice}"""
     roles = list(dict.fromkeys([*TASKS[name].roles.values(), "rest"]))
     return [dict(zip(roles, given)) for given in itertools.product(choices, repeat=len(roles))]
 
 
-def search_oracle(model, asked, choices, samples, generator, votes=None, margin=3.0):
+def search_oracle(model, prompts, choices, samples, generator, votes=None, margin=3.0):
     """The best choice for every role of each task.  -> {task: {role: choice}}
 
-    By reward, or by the accuracy of a majority of `votes`. All tables run on the first dozen of
-    prompts; one that falls behind the leader by more than `margin` standard errors of their
-    difference is out, and the others go on to as many prompts again, until all are used.
+    By reward, or by the accuracy of a majority of `votes`. All tables run on the first dozen
+    prompts. A table that is behind the leader by more than `margin` standard errors of their
+    difference drops out; the others go on to as many prompts again, until all are used.
     """
     best = {}
-    for name, index in subtasks(asked):
+    for name, index in subtasks(prompts).items():
         tables = all_tables(name, choices)
         values = np.empty((len(tables), 0))  # (tables, prompts so far)
         start, end = 0, FIRST_HEAT
         while start < len(index):
-            heat_asked = [asked[i] for i in index[start:end]]
+            heat = [prompts[i] for i in index[start:end]]
             start, end = end, 2 * end
-            outcome = respond(model, heat_asked * len(tables), samples, generator,
-                              temperature=[table for table in tables for _ in heat_asked])
-            found = vote_accuracy(outcome, votes) if votes else outcome.rewards.mean(1)
-            values = np.concatenate([values, found.reshape(len(tables), -1)], 1)
+            outcome = respond(model, heat * len(tables), samples, generator,
+                              temperature=[table for table in tables for _ in heat])
+            earned = vote_accuracy(outcome, votes) if votes else outcome.rewards.mean(1)
+            values = np.concatenate([values, earned.reshape(len(tables), -1)], 1)
             behind = values[values.mean(1).argmax()] - values
             error = behind.std(1) / max(behind.shape[1] - 1, 1) ** 0.5
             kept = behind.mean(1) <= margin * error
@@ -316,75 +325,79 @@ def search_oracle(model, asked, choices, samples, generator, votes=None, margin=
     return best
 
 
-# --- the two evaluations of train_toy.py ----------------------------------------------------------
+def oracle_rows(model, search, prompts, samples, choices, generator, experiment):
+    """Rows of the oracle on test prompts, searched on the validation prompts in `search`.
 
-
-def test_set(cfg, experiment):
-    """The test prompts, the same for every seed, and the samples of each."""
-    _, rng = randomness("cpu", "test", experiment)
-    samples = cfg.votes if is_voted(EXPERIMENTS[experiment]) else cfg.test_samples
-    return draw_prompts(experiment, "test", cfg.test_prompts, rng), samples
-
-
-def measure_fixed(cfg, model, job, run):
-    """Every fixed choice and the oracle on the test prompts.  -> rows, scores of each"""
-    gen, rng = randomness(cfg.device, *job.seeds("fixed"))
-    asked, samples = test_set(cfg, job.experiment)
-    rows, fixed, oracle = [], {}, {}
-    choices = [choice_of(tau) for tau in cfg.choices]
-    for i, (tau, choice) in enumerate(zip(cfg.choices, choices)):
-        run.tick((i + 1) / len(choices) * 0.7, f"temperature {tau}")
-        outcome = respond(model, asked, samples, gen, temperature=choice)
-        rows += outcome_rows(outcome, policy="fixed", temperature=tau, **job.columns)
-        fixed[tau] = with_votes(outcome)
-    search = draw_prompts(job.experiment, "validation", cfg.oracle_prompts, rng)
-    voted = is_voted(EXPERIMENTS[job.experiment])
-    columns = job.columns | dict(policy="oracle")
-    for votes in (SEARCHED_VOTES, None) if voted else (None,):
-        run.tick(0.8, "searching the oracle")
-        tables = search_oracle(model, search, choices, votes or 4, gen, votes)
-        outcome = respond(model, asked, samples, gen,
-                          temperature=[tables[name] for name, _ in asked])
-        # of the two oracles of a vote, the one searched by votes reports the votes
-        rows += [found for found in outcome_rows(outcome, **columns)
-                 if (found["metric"] == "vote_accuracy") == bool(votes)]
-        rows += [row("oracle_choice", 1, len(search), subtask=name, role=role, votes=votes,
-                     tau=label(choice), **columns)
-                 for name, table in tables.items() for role, choice in table.items()]
-        oracle |= {name: x for name, x in with_votes(outcome).items()
-                   if name.startswith("vote_accuracy") == bool(votes)}
-    return dict(rows=rows, fixed=fixed, oracle=oracle)
-
-
-def measure_adaptive(cfg, model, decoder, fixed, job, columns, run):
-    """A trained decoder, its temperatures chosen greedily and sampled.
-
-    -> dict(rows, samples: example texts, scores: {how chosen: scores})
+    Where answers are voted on, a second search goes by the majority and gives the votes.
     """
-    gen, _ = randomness(cfg.device, *job.seeds("adaptive"))
-    asked, samples = test_set(cfg, job.experiment)
-    rows, kept = [], {}
-    for i, select in enumerate(("greedy", "sample")):
-        run.tick(0.5 + 0.25 * i, f"evaluating, temperature by {select}")
-        outcome = respond(model, asked, samples, gen, decoder=decoder, tau_select=select)
-        of = columns | dict(policy="adaptive", select=select)
-        rows += outcome_rows(outcome, **of)
-        rows += temperature_rows(outcome, cfg.choices, **of)
-        rows += win_rows(outcome, fixed["fixed"], **of)
-        kept[select] = with_votes(outcome)
-    texts = [columns | text for text in examples(outcome, cfg.choices)]
-    return dict(rows=rows, samples=texts, scores=kept)
+    rows = []
+    for votes in (None, SEARCHED_VOTES) if is_voted(prompts) else (None,):
+        tables = search_oracle(model, search, choices, votes or 4, generator, votes)
+        outcome = respond(model, prompts, samples, generator,
+                          temperature=[tables[name] for name, _ in prompts])
+        of = dict(experiment=experiment, policy="oracle")
+        rows += [r for r in reward_rows(outcome, **of)
+                 if (r["metric"] == "vote_accuracy") == bool(votes)]
+        rows += [row("oracle_choice", 1, len(search), subtask=name, role=role, votes=votes,
+                     choice=label(choice), **of)
+                 for name, table in tables.items() for role, choice in table.items()]
+    return rows
 
 
-def examples(outcome, choices):
-    """The response of median reward to one prompt of each subtask: its words and their choices."""
-    found, samples = [], outcome.rewards.shape[1]
-    taus, _ = used_choices(outcome, choices)
-    for subtask, index in subtasks(outcome.asked):
-        prompt = index[0]
-        sample = np.argsort(outcome.rewards[prompt], kind="stable")[samples // 2]
-        words = outcome.texts[prompt][sample].split()
-        used = taus[prompt * samples + sample, :len(words)].tolist()
-        found.append(dict(subtask=subtask, prompt=outcome.asked[prompt][1], words=words,
-                          temperatures=used))
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def examples(outcome, choices, fixed, **columns):
+    """A prompt of each subtask: responses of the decoder and at the best fixed temperature.
+
+    The prompt is one of median gain (in the vote, of those with `hurry`), and the response one of
+    median reward.  -> list of dicts: words, their choices, reward
+    """
+    best = max(fixed, key=lambda temperature: fixed[temperature].rewards.mean())
+    samples = outcome.rewards.shape[1]
+    used = used_choices(outcome, choices)
+    found = []
+    gains = outcome.rewards.mean(1) - fixed[best].rewards.mean(1)
+    for subtask, index in subtasks(outcome.prompts).items():
+        hurried = [p for p in index if HURRY in outcome.prompts[p][1]]
+        p = sorted(hurried or index, key=gains.__getitem__)[len(hurried or index) // 2]
+        for policy, of in (("fixed", fixed[best]), ("adaptive", outcome)):
+            s = np.argsort(of.rewards[p], kind="stable")[samples // 2]
+            words = of.texts[p][s].split()
+            labels = [best] * len(words) if policy == "fixed" else used[p * samples + s].tolist()
+            found.append(dict(columns, policy=policy, subtask=subtask, prompt=of.prompts[p][1],
+                              words=words, choices=labels[:len(words)],
+                              reward=float(of.rewards[p, s])))
     return found
+
+
+def summary(results):
+    """The headline of a run as text, and what to do next."""
+    config, rows = results["config"], results["rows"]
+    head = ["experiment", "best fixed", *(f"{level} level" for level in config["levels"]), "oracle"]
+    lines = [head]
+    for experiment in config["experiments"]:
+        of = where(rows, experiment=experiment, metric="reward", subtask=None)
+        best = max(where(of, policy="fixed"), key=lambda r: r["value"])
+        cells = [f"{best['value']:.3f} at {best['temperature']}"]
+        for level in config["levels"]:
+            ours, = where(of, policy="adaptive", level=level, variant=config["variants"][0],
+                          select="sample")
+            cells.append(f"{ours['value']:.3f}")
+        oracle, = where(of, policy="oracle")
+        lines.append([experiment, *cells, f"{oracle['value']:.3f}"])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths))
+                      for line in lines)
+    folder = "" if config["out"] == "out" else f" --out {shlex.quote(config['out'])}"
+    return f"""
+Mean reward on test prompts ({config['variants'][0]}, choices sampled):
+{table}
+
+The best fixed temperature is picked on these prompts, which favours it. The oracle is told the
+role of each word; its temperatures were searched on other prompts. Pair accuracy is the share of
+pairs in the right order; it falls towards 0.5 when only luck tells best from worst.
+
+Next: python -m toy.say "{results['samples'][0]['prompt']}"{folder}
+      python train_toy.py --help
+      What these numbers mean: results/README.md. The course: notebooks/."""

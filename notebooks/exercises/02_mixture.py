@@ -1,11 +1,11 @@
 """Exercise 2: the mixture. About 15 minutes, after notebook 2.
 
-    log P(y | h) = log sum_k P(tau_k | h) P(y | tau_k)
+A temperature is sampled from K, then a token at it. Nobody remembers the temperature: how likely is
+each token? It is not the distribution at the mean temperature. Copy your function of exercise 1
+here. The probability exp(-800) is 0 as a float, but its logarithm is not: take the largest term out
+before you add up. A token that no temperature allows has -inf.
 
-The temperature was drawn and forgotten: how likely is each word? Not the distribution at the mean
-temperature. Your function of exercise 1 helps: copy it here. A probability of exp(-800) is 0 in a
-float, its logarithm is not: add up with the largest term taken out. A word that no temperature can
-write has -inf.
+Question: can a mixture of two temperatures equal the distribution at a third one?
 
     python notebooks/exercises/check.py 2
 """
@@ -13,5 +13,5 @@ import numpy as np
 
 
 def mixture_logps(logits, tau_logps, temperatures):
-    """log P(y | h) of every word.  (V,), log P(tau_k | h) (K,), K numbers -> (V,)"""
+    """log P(y | h) of every token.  (V,), log P(tau_k | h) (K,), K numbers -> (V,)"""
     raise NotImplementedError

@@ -1,10 +1,14 @@
-"""Exercise 3: the posterior. About 15 minutes, after notebook 3.
+"""Exercise 3: the posterior P(tau | y, h). About 15 minutes, after notebook 3b.
 
-    P(tau_k | y_t, h_t) = P(tau_k | h_t) P(y_t | tau_k) / sum_j P(tau_j | h_t) P(y_t | tau_j)
+A token was sampled; which temperature was it sampled at? Apply Bayes' rule to the prior
+P(tau_k | h) and the likelihood P(y_t | tau_k). A token that no temperature allows says nothing: its
+posterior is the prior.
 
-Which temperature could have written this word? By this weight the latent score pulls the head: its
-derivative by the head's logit k, at word t, is P(tau_k | y_t, h_t) - P(tau_k | h_t). A word that no
-temperature can write says nothing: its posterior is the prior, its gradient 0.
+Then differentiate the latent score of each token by the decoder's K logits. Do it with a pencil:
+start from log sum_k P(tau_k) P(y | tau_k) with P the softmax of the logits, and look for the
+posterior in the result. Where no temperature allows the token, the gradient is 0.
+
+Question: which tokens teach the decoder nothing?
 
     python notebooks/exercises/check.py 3
 """
@@ -17,5 +21,5 @@ def posterior(tau_logps, text_logps):
 
 
 def latent_gradient(tau_logps, text_logps):
-    """d log sum_k P(tau_k) P(y_t | tau_k) by the head's logits.  (T,K), (T,K) -> (T,K)"""
+    """Gradient of each token's latent score by the decoder's logits.  (T,K), (T,K) -> (T,K)"""
     raise NotImplementedError

@@ -1,15 +1,15 @@
-"""Exercise 4: the three losses. About 30 minutes, after notebook 3.
+"""Exercise 4: the three losses. About 30 minutes, after notebook 3a.
 
-    separate (equation 10)  sum_t log P(tau_t)
-    joint                   sum_t [log P(y_t | tau_t) - log Pref(y_t | tau_t)] + sum_t log P(tau_t)
-    latent                  sum_t [log sum_k P(y_t | tau_k) P(tau_k)
-                                   - log sum_k Pref(y_t | tau_k) Pref(tau_k)]
-    loss                    -log sigmoid(beta (score of chosen - score of rejected))
+One response of T tokens without padding; K temperatures, of which tau_idx[t] was sampled. Notebook
+3a defines the scores; write each from memory, then compare with its values on paper (beta 1):
+losses ln 4/3, ln 17/12 and ln 34/21.
 
-One response of T tokens, no padding; K temperatures, of which tau_idx[t] was drawn. At temperature
-0 a log-probability may be -inf: a word whose drawn log P (joint), or whose sum over k (latent), is
--inf under policy or reference counts 0, and -inf - -inf is not a number. Write one function, check,
-go on.
+At temperature 0 a log-probability may be -inf, and -inf - -inf is not a number. Therefore a token
+counts 0 where its log-probability at the sampled temperature (joint) or its sum over k (latent) is
+-inf, under the policy or the reference. In joint only the text term is dropped.
+
+Write one function, check it, go on. Question: which of the scores change if another temperature is
+written into tau_idx?
 
     python notebooks/exercises/check.py 4
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def separate_score(tau_logps, tau_idx):
-    """log P(tau_k | h_t) (T,K), indices (T,) -> a number"""
+    """Equation 10, without a reference.  log P(tau_k | h_t) (T,K), indices (T,) -> a number"""
     raise NotImplementedError
 
 
@@ -27,10 +27,10 @@ def joint_score(tau_logps, tau_idx, text_logps, ref_text_logps):
 
 
 def latent_score(tau_logps, text_logps, ref_tau_logps, ref_text_logps):
-    """(T,K) each; ref_tau_logps is the reference head's log Pref(tau_k | h_t) -> a number"""
+    """(T,K) each; ref_tau_logps is the reference decoder's log Pref(tau_k | h_t) -> a number"""
     raise NotImplementedError
 
 
 def preference_loss(score_chosen, score_rejected, beta):
-    """One loss a pair, for margins of any size.  (B,), (B,), a number -> (B,)"""
+    """One loss per pair, for margins of any size.  (B,), (B,), a number -> (B,)"""
     raise NotImplementedError

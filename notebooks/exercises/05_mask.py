@@ -1,11 +1,12 @@
-"""Exercise 5: the mask. About 15 minutes, after notebook 3.
+"""Exercise 5: the mask. About 15 minutes, after notebook 3a.
 
-    score = sum over response tokens of log P(tau_t),   m_t = 1 on response tokens, 0 on padding
+B responses of unequal lengths are stored in arrays of T columns. A response ends with its first end
+of text, which was sampled like any other token and counts. What follows it is padding and may be
+anything, even NaN or -inf; and NaN times 0 is NaN. Sum log P of the sampled temperatures over the
+response tokens. At the sequence level there is one temperature per response, in arrays of one
+column; it counts once, whatever the length.
 
-B responses of unequal lengths lie in arrays of T columns. A response ends with its first end of
-text, which was drawn like any other token and counts; what stands behind it is padding and may be
-anything, NaN and -inf too, and NaN times 0 is NaN. At the sequence level there is one temperature a
-response: arrays of one column, which counts once, whatever the length.
+Question: why is `tokens != eos` not the mask, even if eos never occurs as a word?
 
     python notebooks/exercises/check.py 5
 """

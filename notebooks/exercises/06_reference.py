@@ -1,12 +1,14 @@
 """Exercise 6: the reference over rounds. About 25 minutes, after notebook 4.
 
-    margin = log P(chosen) - log P(rejected) - [log Pref(chosen) - log Pref(rejected)]
-    loss = -log sigmoid(beta margin),  d loss / d logits = -beta sigmoid(-beta margin) (1_c - 1_r)
+One prompt, one decision: the decoder is K logits, P = softmax(logits), and a pair is two
+temperatures, (chosen, rejected). The margin is the log-ratio of chosen minus that of rejected, each
+against the reference. The reference is "none"; "initial", the decoder before the first round; or
+"round", the decoder as it was when the present round began. It does not move within a round.
 
-One prompt, one decision: the head is K logits, P = softmax(logits), and a pair is two temperatures,
-(chosen, rejected). 1_c is the vector with a 1 at the chosen one. The reference is `none`;
-`initial`, the head as it was before the first round; or `round`, the head as it was when the
-present round began. It does not move within a round.
+First derive the gradient of -log sigmoid(beta margin) by the logits. It is a number times a vector
+that is +1 at one index and -1 at another.
+
+Question: with one pair (0, 1) repeated for ever, where does each kind of reference end?
 
     python notebooks/exercises/check.py 6
 """

@@ -1,31 +1,40 @@
-"""Exercise 12: REINFORCE against LPO. About 40 minutes, after notebook 5.
+"""Exercise 12: REINFORCE against LPO. About 40 minutes, after notebook 5 (REINFORCE: 3b).
 
-    J = sum_k P(tau_k) Q_k,   Q_k = sum_y P(y | tau_k) r(y)            the expected reward
-    REINFORCE   mean over n of (r_n - b_n) (1_{tau_n} - P),   b_n the mean of the others' rewards
-    LPO         mean over pairs r(chosen) > r(rejected) of -beta/2 (1_chosen - 1_rejected)
+One decision: the decoder is K logits x with P = softmax(x). Temperature k writes text y with
+probability P(y | tau_k), which earns r(y). Each step below is one function.
 
-One decision, a head of K logits x, P = softmax(x); 1_k is the vector with a 1 at k. The first is
-found by enumeration, exactly. The second estimates it from N draws. The third is the gradient of
-the separate loss when a round begins (margin 0): the expectation over two independent responses,
-of which the better is chosen and a tie adds 0. Afterwards compare: multiply the rewards by 10.
-Which of the three changes? That is why a head that sees nothing does well under one loss on the mix
-and badly under the other (results/README.md, section 5).
+1. Differentiate log P_k by the logits x. The result is a difference of two vectors.
+2. The expected reward is J = sum_k P_k Q_k with Q_k = sum_y P(y | tau_k) r(y). Differentiate it:
+   write the derivative of P_k as P_k times that of log P_k, and insert step 1. Only P, Q, J remain.
+3. Step 2 is an expectation over sampled responses, so a mean over N samples estimates it. Subtract
+   from each reward a baseline that does not depend on that response: the mean of the others.
+4. Now two independent responses; the better one is chosen, and a tie adds 0. At margin 0 the
+   derivative of -log sigmoid(beta margin) by the margin is a constant; the margin is log P of the
+   chosen temperature minus that of the rejected one. Insert step 1 and take the expectation.
+
+Question: multiply all rewards by 10. Which of the gradients change? What does that mean if one
+task's rewards are much larger than another's?
 
     python notebooks/exercises/check.py 12
 """
 import numpy as np
 
 
+def log_gradient(tau_logits, k):
+    """Step 1: d log P_k / d x.  x (K,), an index -> (K,)"""
+    raise NotImplementedError
+
+
 def exact_gradient(tau_logits, text_probs, rewards):
-    """d J / d x.  x (K,), P(y | tau_k) (K,Y), r(y) (Y,) -> (K,)"""
+    """Step 2: d J / d x.  x (K,), P(y | tau_k) (K,Y), r(y) (Y,) -> (K,)"""
     raise NotImplementedError
 
 
 def reinforce(tau_logits, tau_idx, rewards):
-    """The estimate from N responses.  x (K,), temperatures drawn (N,), rewards (N,) -> (K,)"""
+    """Step 3, from N responses.  x (K,), sampled temperatures (N,), rewards (N,) -> (K,)"""
     raise NotImplementedError
 
 
 def lpo_gradient(tau_logits, text_probs, rewards, beta):
-    """Expected gradient of the loss of two draws.  (K,), (K,Y), (Y,), a number -> (K,)"""
+    """Step 4: the expected gradient of the loss.  (K,), (K,Y), (Y,), a number -> (K,)"""
     raise NotImplementedError

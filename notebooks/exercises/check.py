@@ -1,129 +1,157 @@
-"""Checks your exercises and says in words what is wrong. One exercise or all twelve:
+"""Checks your exercises. One exercise or all twelve:
 
     python notebooks/exercises/check.py 3
-    python notebooks/exercises/check.py
+    python notebooks/exercises/check.py 3 --hint 2          more help with what is wrong
     python notebooks/exercises/check.py 10 --student 7      your bug hunt
     python notebooks/exercises/check.py --solutions         the solutions instead of your files
 
-A line for each function: right; not yet, while it raises NotImplementedError; or wrong, with what
-came, what was expected and the likely mistake. Your file runs in a process of its own with a time
-limit: it may crash, hang or print. Exit status: 0 everything is right, 1 something is wrong, 2
-nothing is wrong but something is not written yet.
+One line per function: right; not yet, while it raises NotImplementedError; or wrong, with the call,
+what it gave and what was expected. key.json has the questions, the right answers, and those of
+known mistakes. Your file runs in a process of its own with a time limit. Exit status: 0 everything
+is right, 1 something is wrong, 2 nothing is wrong but something is not written yet.
 """
 import argparse
+import json
+import os
 import sys
-import tempfile
 import textwrap
+from collections import Counter
 from pathlib import Path
+
+import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-for folder in (ROOT / "conformance", ROOT):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+sys.path.insert(0, str(ROOT))
+from notebooks.exercises import runner  # noqa: E402
+from toy.files import program, write  # noqa: E402
 
-import runner  # noqa: E402
-from notebooks.exercises import bug_hunt, judges  # noqa: E402
-from notebooks.exercises.harness import MADE  # noqa: E402
-from notebooks.exercises.judging import verdict  # noqa: E402
-
-PAGES = ROOT / "out" / "bug_hunt"  # a page for each student number
+HUNTS = ROOT / "out" / "bug_hunt"  # a module for each student number
 
 
-# --- one exercise ---------------------------------------------------------------------------------
+def decoded(x):
+    return np.array(x["array"], dtype=x["dtype"]) if "dtype" in x else x
 
 
-def graded(number, theirs, student):
-    """-> [(function, "right", "not yet" or "wrong", line, hint)], one for each of its functions"""
-    return [(name, *verdict(theirs, name, judge, student))
-            for name, judge in judges.EXERCISES[number].functions.items()]
+KEY = json.loads((HERE / "key.json").read_text(encoding="utf-8"), object_hook=decoded)
 
 
-def graded_file(number, path, student, seconds):
-    """As graded(); a file that cannot be read is wrong in all of its functions."""
-    theirs = runner.Process(__file__, str(path), "float64", seconds)
+# --- answers --------------------------------------------------------------------------------------
+
+
+def agrees(came, want):
+    """Whether two answers are the same: numbers within 1e-9, exceptions by their kind."""
+    if isinstance(came, dict) and isinstance(want, dict):
+        return came["raises"].split(":")[0] == want["raises"].split(":")[0]
     try:
-        if theirs.functions is None:
-            line = f"{path.name} cannot be read: {theirs.ended}"
-            return [(name, "wrong", line, None) for name in judges.EXERCISES[number].functions]
-        return graded(number, theirs, student)
-    finally:
-        theirs.stop()
+        came, want = np.asarray(came, dtype=float), np.asarray(want, dtype=float)
+    except (TypeError, ValueError):
+        return came == want
+    return came.shape == want.shape and np.allclose(came, want, 1e-9, 1e-9, equal_nan=True)
 
 
-def printed(function, status, line, hint):
-    """A verdict as lines of text, folded."""
-    text = f"{status:8} {function}" + (f": {line}" if line else "")
-    lines = textwrap.wrap(text, 96, subsequent_indent=" " * 9)
-    if hint:
-        lines += textwrap.wrap(f"likely: {hint}", 96, initial_indent=" " * 9,
-                               subsequent_indent=" " * 17)
-    return "\n".join(f"    {line}" for line in lines)
+def shown(x):
+    """A value as text, with four digits of each number."""
+    if isinstance(x, dict) and "raises" in x:
+        return f"raises {x['raises']}"
+    if isinstance(x, dict):
+        return "{" + ", ".join(f"{name}: {shown(value)}" for name, value in x.items()) + "}"
+    if isinstance(x, (list, tuple, np.ndarray)):
+        return f"[{', '.join(map(shown, x))}]"
+    return f"{x:.4g}" if isinstance(x, (float, np.floating)) else repr(x)
 
 
-def page_of_hunt(student):
-    """Write the page in which a student hunts a bug, unless it is there.
-
-    -> its path; in the folder for temporary files if the project's cannot be written.
-    """
-    for folder in (PAGES, Path(tempfile.gettempdir()) / "bug_hunt"):
-        path = folder / f"losses_{student}.py"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists():  # they may have put prints into it
-                path.write_text(bug_hunt.page(student), encoding="utf-8")
-            return path
-        except OSError as error:
-            reason = error
-    raise SystemExit(f"the page to search cannot be written: {reason}")
+def verdict(came, entry):
+    """-> "right", "not yet" or "wrong", a line, hints.  came: what runner.answers gives"""
+    if isinstance(came, str):
+        return "wrong", f": {came}", []
+    if None in came:
+        return "not yet", "", []
+    wrong = [i for i, want in enumerate(entry["answers"]) if not agrees(came[i], want)]
+    if not wrong:
+        return "right", "", []
+    given, first, want = (x[wrong[0]] for x in (entry["questions"], came, entry["answers"]))
+    line = f": {first}"  # of a task: a sentence on the rule that it breaks
+    if want != "" or isinstance(first, dict):
+        line = f"({', '.join(map(shown, given))}) -> {shown(first)}; expected {shown(want)}"
+    alike = {hint: sum(map(agrees, came, of)) for hint, of in entry["mistakes"].items()
+             if all(agrees(came[i], of[i]) for i in wrong)}  # it gives all that is wrong here
+    return "wrong", line, entry["steps"] + sorted(alike, key=alike.get)[-1:]
 
 
 # --- the command ----------------------------------------------------------------------------------
 
 
+def module_of_hunt(student):
+    """The module in which a student hunts a bug; written to a file, unless there is one."""
+    text = KEY["hunts"][student % len(KEY["hunts"])]
+    path = HUNTS / f"losses_{student}.py"
+    try:
+        if not path.exists():  # they may have put prints into it
+            write(path, text)
+        print(f"    student {student}: the module to search is {path}")
+    except ValueError as error:
+        print(f"    {error}")
+    return text
+
+
+def graded(number, path, args):
+    """Check one file, and print the verdict on each function.  -> list of "right", ..."""
+    statuses, start = [], [module_of_hunt(args.student)] if number == "10" else []
+    for name, entry in KEY["exercises"][number]["functions"].items():
+        status, line, hints = "not yet", f": there is no {path.name} in {path.parent}", []
+        if path.exists():
+            questions = [[*start, *given] for given in entry["questions"]]
+            came = runner.answers(path, name, questions, args.timeout)
+            status, line, hints = verdict(came, entry)
+        statuses.append(status)
+        lines = [f"    {status:8} {name}{line}"]
+        lines += [f"{'':13}hint {i} of {len(hints)}: {hint}" for i, hint in enumerate(hints, 1)]
+        for text in lines[:args.hint + 1]:
+            print(textwrap.fill(text, 100, subsequent_indent=" " * 13), flush=True)
+    return statuses
+
+
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("numbers", type=int, nargs="*", metavar="N",
-                        help="which exercises, 1 to 12 (default: all)")
+    parser.add_argument("numbers", nargs="*", metavar="N", help="which exercises (default: all)")
+    parser.add_argument("--hint", type=int, default=1, metavar="N", help="how many hints to print")
     parser.add_argument("--student", type=int, default=0, metavar="N",
                         help="your number, for the bug hunt (default: 0)")
     parser.add_argument("--solutions", action="store_true", help="check the solutions instead")
     parser.add_argument("--folder", type=Path, default=HERE, metavar="FOLDER",
-                        help="where the files are, for teachers (default: beside this page)")
-    parser.add_argument("--timeout", type=runner.seconds, default=60, metavar="SECONDS",
-                        help="that reading a file and every single call may take (default: 60)")
+                        help="where the files are, for teachers (default: beside this one)")
+    parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS",
+                        help="that a function may take for all its questions (default: 60)")
     args = parser.parse_args(argv)
-    unknown = [n for n in args.numbers if n not in judges.EXERCISES]
+    unknown = [n for n in args.numbers if n not in KEY["exercises"]]
     if unknown:
-        parser.error(f"there is no exercise {unknown[0]}; give 1 to {len(judges.EXERCISES)}")
+        parser.error(f"there is no exercise {unknown[0]}; give 1 to {len(KEY['exercises'])}")
+    if not args.timeout > 0:
+        parser.error("--timeout takes a number of seconds above 0")
     return args
 
 
 def main(argv=None):
     args = parse(argv)
     folder = HERE / "solutions" if args.solutions else args.folder
-    statuses = []
-    for number in args.numbers or judges.EXERCISES:
-        exercise = judges.EXERCISES[number]
-        print(f"{number:2}  {exercise.title}")
-        if number == 10:
-            path = page_of_hunt(args.student)
-            print(f"    student {args.student}: the page to search is "
-                  f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
-        path = folder / exercise.file
-        if not path.exists():
-            print(f"    not yet  there is no {path.name} in {folder}")
-            statuses += ["not yet"] * len(exercise.functions)
-            continue
-        for of_function in graded_file(number, path, args.student, args.timeout):
-            print(printed(*of_function), flush=True)
-            statuses.append(of_function[1])
-    counts = {status: statuses.count(status) for status in ("right", "wrong", "not yet")}
-    print(f"{counts['right']} of {len(statuses)} functions right, {counts['wrong']} wrong, "
-          f"{counts['not yet']} not yet")
-    return 1 if counts["wrong"] else 2 if counts["not yet"] else 0
+    statuses = Counter()
+    for number in args.numbers or KEY["exercises"]:
+        exercise = KEY["exercises"][number]
+        print(f"{number:>2}  {exercise['title']}", flush=True)
+        statuses.update(graded(number, folder / exercise["file"], args))
+    print(f"{statuses['right']} of {statuses.total()} functions right, {statuses['wrong']} wrong, "
+          f"{statuses['not yet']} not yet")
+    return 1 if statuses["wrong"] else 2 if statuses["not yet"] else 0
 
 
 if __name__ == "__main__":
-    runner.program(main, MADE)
+    with program():
+        try:
+            status = main()
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read the lines has gone: there is no verdict
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            status = 1
+        sys.exit(status)

@@ -1,4 +1,8 @@
-"""Exercise 9, a task of your own: a solution."""
+"""Exercise 9, a task of your own: a solution.
+
+The question: both places are slots, a mode of probability 0.4 and nine others alike. At a noun the
+mode is right and the others are errors; at a verb all are as good, and variety earns.
+"""
 import tasks
 
 LENGTH = 10
@@ -12,7 +16,7 @@ def ask(rng):
 
 
 def answer(prompt, rng):
-    """Each noun of the prompt, cold, behind a verb, hot."""
+    """Each noun of the prompt, which wants cold, after a verb, which wants hot."""
     words = []
     for noun in prompt.split()[3:7]:
         words += [tasks.slot(tasks.VERBS[0], tasks.VERBS, "verb", rng),

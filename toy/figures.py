@@ -1,0 +1,249 @@
+"""The figures of a run, from its results.json alone:  python -m toy.figures [out/results.json]
+
+Each figure is a function from results to a matplotlib figure, or to None if the results lack what
+it shows. One colour, one meaning: blue is the token level, orange the sequence level, green the
+oracle, grey a fixed temperature; the dark-to-yellow scale is temperature, from cold to hot.
+"""
+import io
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from toy.evaluate import where
+from toy.files import program, write
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+TOKEN, SEQUENCE, ORACLE, FIXED = "#0072B2", "#D55E00", "#009E73", "#555555"
+LEVELS = {"token": (TOKEN, "-"), "sequence": (SEQUENCE, "--")}  # colour and line
+SHADES = matplotlib.colormaps["cividis"]
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+         "grid.alpha": 0.25, "legend.frameon": False, "axes.titlesize": 10.5}
+
+
+# --- what several figures use ---------------------------------------------------------------------
+
+
+def name_of(choice):
+    """A choice on an axis: a temperature as a short number, a setting by its name."""
+    return choice if isinstance(choice, str) else f"{choice:g}"
+
+
+def shades(choices):
+    """A function from a choice to its place on SHADES: temperatures by size, others by order."""
+    numbers = not any(isinstance(choice, str) for choice in choices)
+    top = (max(choices) if numbers else len(choices) - 1) or 1
+    return lambda choice: (choice if numbers else choices.index(choice)) / top
+
+
+def ink_on(shade):
+    """What can be read on a shade."""
+    return "black" if shade >= 0.5 else "white"
+
+
+def decoders(results, **wanted):
+    """Rows of the first loss's decoders, with sampled choices."""
+    return where(results["rows"], policy="adaptive", select="sample",
+                 variant=results["config"]["variants"][0], **wanted)
+
+
+def panels(n, columns, width, height, **options):
+    lines = -(-n // columns)
+    figure = Figure(figsize=(width * min(n, columns), height * lines), layout="constrained")
+    axes = figure.subplots(lines, min(n, columns), squeeze=False, **options).ravel()
+    for axis in axes[n:]:
+        axis.set_axis_off()
+    return figure, axes[:n]
+
+
+# --- the figures ----------------------------------------------------------------------------------
+
+
+def text(results):
+    """Responses to the same prompts, each word on the colour of its temperature."""
+    samples = results["samples"]
+    level = "token" if any(s["level"] == "token" for s in samples) else "sequence"
+    samples = [s for s in samples if s["level"] == level
+               and s["variant"] == results["config"]["variants"][0]]
+    choices = results["config"]["choices"]
+    shade_of, lines = shades(choices), []  # of lists of (x, word, choice or None, bold)
+    for sample in samples:
+        if sample["policy"] == "fixed":
+            lines += [[], [(0, sample["prompt"], None, True)]]
+        said = "learned"
+        if sample["policy"] == "fixed":
+            said = f"{name_of(sample['choices'][0])} fixed"
+        lines.append([(0, f"{said}, reward {sample['reward']:.2f}", None, False)])
+        x = 26
+        for word, choice in zip(sample["words"], sample["choices"]):
+            if x + len(word) > 128:
+                lines.append([])
+                x = 26
+            lines[-1].append((x, word, choice, False))
+            x += len(word) + 1
+    height = 0.22 * len(lines) + 0.7
+    figure = Figure(figsize=(10, height))
+    axis = figure.add_axes((0.01, 0.6 / height, 0.98, 1 - 0.6 / height))
+    axis.set(xlim=(0, 130), ylim=(len(lines) - 0.4, 0))
+    axis.set_axis_off()
+    for y, line in enumerate(lines):
+        for x, word, choice, bold in line:
+            shade = None if choice is None else shade_of(choice)
+            box = None if choice is None else dict(boxstyle="round,pad=0.1", lw=0, fc=SHADES(shade))
+            axis.text(x, y, word, family="monospace", fontsize=8, va="center", bbox=box,
+                      weight="bold" if bold else "normal",
+                      color="black" if choice is None else ink_on(shade))
+    bar = figure.add_axes((0.3, 0.32 / height, 0.4, 0.12 / height))
+    bar.imshow([[shade_of(choice) for choice in choices]], cmap=SHADES, vmin=0, vmax=1,
+               aspect="auto")
+    bar.set(xticks=range(len(choices)), xticklabels=map(name_of, choices), yticks=[])
+    bar.grid(False)
+    bar.set_title("temperature of a word (misspellings are in the corpus on purpose)", fontsize=8)
+    return figure
+
+
+def temperatures(results):
+    """Which choices were learned: shares per subtask, at token level also per role."""
+    choices = results["config"]["choices"]
+    tables = {}  # level -> {label: K shares}
+    for level in LEVELS:
+        for r in decoders(results, metric="choice_share", level=level):
+            roles = {x.get("role") for x in decoders(results, metric="choice_share", level=level,
+                                                     subtask=r["subtask"])}
+            split = level == "token" and len(roles) > 2  # roles beside "rest" and the whole
+            if (r.get("role") is None) != split:
+                label = f"{r['subtask']}: {r['role']}" if split else r["subtask"]
+                shares = tables.setdefault(level, {}).setdefault(label, [0] * len(choices))
+                shares[choices.index(r["choice"])] = r["value"]
+    if not tables:
+        return None
+    figure = Figure(figsize=(5 * len(tables), 0.32 * max(map(len, tables.values())) + 1.3),
+                    layout="constrained")
+    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axis, (level, table) in zip(axes, tables.items()):
+        shares = np.array(list(table.values()))
+        axis.imshow(shares, cmap="Blues" if level == "token" else "Oranges", vmin=0, vmax=1,
+                    aspect="auto")
+        for y, x in np.ndindex(shares.shape):
+            axis.text(x, y, f"{100 * shares[y, x]:.0f}", ha="center", va="center", fontsize=9,
+                      color="white" if shares[y, x] > 0.6 else "black")
+        axis.set_xticks(range(len(choices)), map(name_of, choices),
+                        rotation=45 if any(isinstance(c, str) for c in choices) else 0)
+        axis.set_yticks(range(len(table)), table)
+        axis.set(title=f"{level} level", xlabel="temperature")
+        axis.grid(False)
+    figure.suptitle("Learned temperatures: % of words at each")
+    return figure
+
+
+def places(results):
+    """Mean temperature at each place of the grammar."""
+    rows = [r for r in decoders(results, metric="mean_temperature") if "place" in r]
+    if not rows:
+        return None
+    labels = list(dict.fromkeys((r["subtask"], r["place"]) for r in rows))
+    figure = Figure(figsize=(6.5, 0.2 * len(labels) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    for level, (colour, _) in LEVELS.items():
+        of = [r for r in rows if r["level"] == level]
+        axis.plot([r["value"] for r in of], [labels.index((r["subtask"], r["place"])) for r in of],
+                  "o" if level == "token" else "|", color=colour, ms=6, label=f"{level} level")
+    axis.set_yticks(range(len(labels)), [f"{subtask}: {place}" for subtask, place in labels])
+    axis.invert_yaxis()
+    axis.set(xlabel="mean temperature", title="Mean temperature at each place of a sentence")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
+    return figure
+
+
+def rewards(results):
+    """Reward against the fixed temperature, with the decoders and the oracle as lines."""
+    experiments = results["config"]["experiments"]
+    figure, axes = panels(len(experiments), 2, 4.4, 2.5)
+    for axis, experiment in zip(axes, experiments):
+        of = dict(experiment=experiment, metric="reward", subtask=None)
+        fixed = where(results["rows"], policy="fixed", **of)
+        axis.plot([name_of(r["temperature"]) for r in fixed], [r["value"] for r in fixed], "o-",
+                  color=FIXED, label="fixed temperature")
+        for r in decoders(results, **of):
+            colour, line = LEVELS[r["level"]]
+            axis.axhline(r["value"], color=colour, ls=line, label=f"learned, {r['level']} level")
+        for r in where(results["rows"], policy="oracle", **of):
+            axis.axhline(r["value"], color=ORACLE, ls=":", label="oracle, one per role")
+        axis.set(title=experiment, xlabel="fixed temperature", ylabel="mean reward")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def votes(results):
+    """How often the majority is right, against the number of votes."""
+    rows = where(results["rows"], metric="vote_accuracy")
+    experiments = list(dict.fromkeys(r["experiment"] for r in rows))
+    if not experiments:
+        return None
+    figure, axes = panels(len(experiments), 2, 6, 3.4)
+    for axis, experiment in zip(axes, experiments):
+        lines = {("best fixed temperature of each count", FIXED, "-"): where(rows, policy="fixed"),
+                 ("oracle, one per role", ORACLE, ":"): where(rows, policy="oracle")}
+        for level, (colour, line) in LEVELS.items():
+            lines[f"learned, {level} level", colour, line] = decoders(
+                results, metric="vote_accuracy", level=level)
+        for (label, colour, line), of in lines.items():
+            best = {}
+            for r in where(of, experiment=experiment):
+                best[r["votes"]] = max(r["value"], best.get(r["votes"], 0))
+            if best:
+                axis.plot(list(best), list(best.values()), line, marker="o", ms=4, color=colour,
+                          label=label)
+        axis.set_xscale("log", base=2)
+        counts = sorted({r["votes"] for r in rows})
+        axis.set_xticks(counts, counts)
+        axis.set(title=experiment, xlabel="votes", ylabel="share of right majorities")
+        axis.legend(fontsize=9)
+    return figure
+
+
+FIGURES = {"text": text, "temperatures": temperatures, "places": places, "rewards": rewards,
+           "votes": votes}
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+def plot(results, folder, figures=FIGURES):
+    """Save every figure that the results have rows for; remove those of an earlier run that they
+    lack.  -> list of paths"""
+    paths = []
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever a user's matplotlibrc says
+        matplotlib.rcParams.update(STYLE)
+        for name, make in figures.items():
+            path = Path(folder) / f"{name}.png"
+            figure = make(results)
+            if figure is None:
+                path.unlink(missing_ok=True)
+                continue
+            file = io.BytesIO()
+            figure.savefig(file, dpi=120, format="png")
+            write(path, file.getvalue())
+            paths.append(path)
+    return paths
+
+
+def load(path):
+    """results.json of a run; ValueError if it is missing or damaged."""
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results["rows"], results["config"], results["samples"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is missing or damaged ({type(error).__name__}: {error}); run "
+                         "train_toy.py again") from None
+    return results
+
+
+if __name__ == "__main__":
+    with program():
+        source = Path(sys.argv[1] if len(sys.argv) > 1 else "out/results.json")
+        print(*plot(load(source), source.parent), sep="\n")
