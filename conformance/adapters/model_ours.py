@@ -15,6 +15,7 @@ import decoder as decoding  # noqa: E402
 import lpo  # noqa: E402
 from gpt2 import read_safetensors  # noqa: E402  no more than the file format
 from model import GPT, GPTConfig  # noqa: E402
+from toy import samplers  # noqa: E402
 
 DTYPE = "float64"  # check_model.py --dtype overwrites it
 
@@ -38,14 +39,21 @@ def load_model(folder, dtype):
     return model.to(getattr(torch, dtype)).requires_grad_(False), c["eos_token_id"]
 
 
+def choice_of(x):
+    """A temperature, or a setting of decoder.json as one of toy/samplers.py."""
+    if not isinstance(x, dict):
+        return x
+    cut = samplers.min_p(x["min_p"]) if "min_p" in x else None
+    return samplers.frequency(x["frequency_penalty"], x["temperature"], cut)
+
+
 def load_decoder(folder, dtype):
     """-> AdaptiveDecoder, a new one each time: it is going to be trained"""
     d, weights = read(folder, "decoder")
-    if any(isinstance(choice, dict) for choice in d["choices"]):
-        raise NotImplementedError("choices with a memory")
-    head = decoding.AdaptiveDecoder(d["n_embd"], d["choices"], d["level"], d["n_hidden"])
-    head.load_state_dict({**weights, "_extra_state": head.get_extra_state()})
-    return head.to(torch.promote_types(getattr(torch, dtype), torch.float32))
+    decoder = decoding.AdaptiveDecoder(d["n_embd"], map(choice_of, d["choices"]), d["level"],
+                                    d["n_hidden"])
+    decoder.load_state_dict({**weights, "_extra_state": decoder.get_extra_state()})
+    return decoder.to(torch.promote_types(getattr(torch, dtype), torch.float32))
 
 
 def rollout(responses, level):
@@ -63,12 +71,12 @@ def rollout(responses, level):
 
 @torch.no_grad()
 def score(policy, prompts, responses):
-    head, (model, _) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
+    decoder, (model, _) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
     lpo.require(all(responses), "a response is empty; leave such rows out")
-    rows = rollout([(ids, [0] * (len(ids) if head.level == "token" else 1)) for ids in responses],
-                   head.level)
-    r = decoding.response_logps(model, head, prompts, rows)
-    mixture = (r.text_logps + r.tau_logps).logsumexp(-1)  # (B,T)
+    rows = rollout([(ids, [0] * (len(ids) if decoder.level == "token" else 1)) for ids in responses],
+                   decoder.level)
+    r = decoding.response_logps(model, decoder, prompts, rows)
+    mixture = lpo.marginal(r.text_logps, r.tau_logps)  # (B,T)
     answer = []
     for b, n in enumerate(map(len, responses)):
         answer.append(dict(tau_logps=r.tau_logps[b, :n].numpy(),
@@ -78,9 +86,9 @@ def score(policy, prompts, responses):
 
 
 def generate(policy, prompts, max_new_tokens, n, seed, select):
-    head, (model, eos) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
+    decoder, (model, eos) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
     rows = [prompt for prompt in prompts for _ in range(n)]
-    sampled = decoding.generate(model, rows, max_new_tokens, head, tau_select=select, eos=eos,
+    sampled = decoding.generate(model, rows, max_new_tokens, decoder, tau_select=select, eos=eos,
                                 generator=torch.Generator().manual_seed(seed))
     answer = [(ids[:length], of_ids[:length]) for ids, of_ids, length in
               zip(sampled.tokens.tolist(), sampled.tau_idx.tolist(), sampled.mask.sum(1).tolist())]
@@ -98,29 +106,21 @@ def pairs(rewards, how):
     return [(i // N, i % N, j % N) for i, j in zip(chosen, rejected)]
 
 
-def loss_of(chosen, rejected, variant, beta):
-    """One loss per pair.  -> (B,)"""
-    if variant == "nll":
-        return lpo.nll_loss(chosen)
-    exact = variant == "latent_exact"
-    return lpo.lpo_loss(chosen, rejected, "latent" if exact else variant, beta, exact)
-
-
 def train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches):
-    head, (model, _) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
-    ref_head = reference and load_decoder(reference, DTYPE)
+    decoder, (model, _) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
+    ref_decoder = reference and load_decoder(reference, DTYPE)
     ref_model = reference and load_model(reference, DTYPE)[0]
-    optimizer = torch.optim.SGD(head.parameters(), lr=lr)
+    optimizer = torch.optim.SGD(decoder.parameters(), lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()
         rest = list(pairs)
         for size in micro_batches:
             batch, rest = rest[:size], rest[size:]
             prompts = [pair["prompt"] for pair in batch]
-            sides = [decoding.response_logps(model, head, prompts,
+            sides = [decoding.response_logps(model, decoder, prompts,
                                              rollout([pair[side] for pair in batch], level),
-                                             ref_model, ref_head)
+                                             ref_model, ref_decoder)
                      for side in ("chosen", "rejected")]
-            (loss_of(*sides, variant, beta).sum() / len(pairs)).backward()
+            (lpo.lpo_loss(*sides, variant, beta).sum() / len(pairs)).backward()
         optimizer.step()
-    return {name: w.detach().numpy() for name, w in head.named_parameters()}
+    return {name: w.detach().numpy() for name, w in decoder.named_parameters()}
