@@ -18,7 +18,7 @@ SIDES = ("chosen", "rejected")
 LM = ("lm_logits", "ref_lm_logits")
 FORMS = [("joint", "token", False), ("joint", "sequence", False), ("separate", "token", False),
          ("separate", "sequence", False), ("latent", "token", False),
-         ("latent", "sequence", False), ("latent", "sequence", True)]  # variant, level, exact_sequence
+         ("latent", "sequence", False), ("latent", "sequence", True)]  # variant, level, exact
 
 
 # ---- questions and answers: {label: array} -----------------------------------------------------
@@ -118,19 +118,19 @@ BETAS = (0.1, 0.25, 0.5, 2.0)  # never 1, which would hide that beta is missing
 def fuzz(seed, count):
     """Random cases of the golden ones' kinds, each named after one.
 
-    They have no ties, so that whoever skips the golden case may skip these too.
+    They have no ties, so that whoever skips the golden case may skip these too. No answers yet.
     """
     kinds = [case for case in golden() if "moved" in case["name"] or "frozen" in case["name"]
              or case["variant"] == "nll"]
     for i in range(count):
         streams = iter(range(int(mixed(seed)) + 64 * i + 2 ** 20, 2 ** 63))
         kind = kinds[int(numbers(next(streams), 1)[0]) % len(kinds)]
-        yield answered({
+        yield {
             **{name: kind[name] for name in ("variant", "level", "exact_sequence")},
             "name": f"{kind['name']}-fuzz-{seed}-{i}", "beta": BETAS[i % len(BETAS)],
             "temperatures": TAUS[:-1] + [0.0] if 0 in kind["temperatures"] else TAUS,
             **{side: fuzz_side(streams, kind, kind[side]["ref_decoder_logits"] is not None)
-               for side in SIDES}})
+               for side in SIDES}}
 
 
 def fuzz_side(streams, kind, reference):
@@ -172,7 +172,7 @@ def large_names():
 
 
 def large(dtype="float64"):
-    """The cases with their answers; in bfloat16 without `merged`, which would ask too much."""
+    """Cases without answers; in bfloat16 without `merged`, which would ask too much."""
     for i, (name, (what, sizes, (variant, level, exact))) in enumerate(zip(large_names(), PLANS)):
         if what == "merged" and dtype == "bfloat16":
             continue
@@ -180,7 +180,7 @@ def large(dtype="float64"):
                 "beta": 1 / 64 if what == "tokens" else 1 / 8, "temperatures": list(LARGE_TAUS)}
         for s, side in enumerate(SIDES):
             case[side] = large_side(16 * i + 8 * s, s, *sizes, level, i % 2 == 1, what == "merged")
-        yield answered(case)
+        yield case
 
 
 def large_side(stream, s, B, T, V, level, reference, merged):
@@ -218,6 +218,6 @@ def has_gaps(case):
 
 if __name__ == "__main__":
     for case in large():
-        expected = case["expected"]
+        expected = answered(case)["expected"]
         print(json.dumps({"name": case["name"], "losses": expected["losses"].tolist(),
                           **{side: expected["scores"][side].tolist() for side in SIDES}}))

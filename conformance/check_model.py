@@ -134,8 +134,7 @@ def ask_generate(theirs, kind, select, n, seed, prompts):
     return policy, answer, sampling.codes_of(policy, answer, len(prompts), n, T)
 
 
-def check_generate(theirs, kind, select, n, dtype, budget=FALSE_ALARM / (2 * len(KINDS)),
-                   prompts=None):
+def check_generate(theirs, kind, select, n, dtype, budget=FALSE_ALARM / 6, prompts=None):
     """Frequencies against enumeration. budget: the odds of a false alarm."""
     if dtype == "bfloat16":
         raise Skip
@@ -212,23 +211,28 @@ def check_pairs(theirs, how, name, dtype):
         fits = len(pair) == 3 and all(type(i) is int and 0 <= i < size
                                       for i, size in zip(pair, (P, N, N)))
         require(fits, f"{pair!r:.60} is no (prompt, chosen, rejected) of {P} x {N} rewards")
+    missed, causes = None, []
     for p in range(P):
         got = [(i, j) for prompt, i, j in answer if prompt == p]
         of_prompt = criteria[:, p].tolist()
         right = admissible(how, *of_prompt)
-        if set(got) not in right or len(set(got)) < len(got):
+        causes.append(pairs_causes(how, got, right, *of_prompt))
+        if missed is None and (set(got) not in right or len(set(got)) < len(got)):
             expected = {str(sorted(pairs)) if pairs else "no pair" for pairs in right}
-            raise Miss(f"rewards {of_prompt}: {got!r:.80}, expected "
-                       f"{' or '.join(sorted(expected))}", pairs_cause(how, got, right, *of_prompt))
+            missed = (f"rewards {of_prompt}: {got!r:.80}, expected "
+                      f"{' or '.join(sorted(expected))}")
+    if missed:
+        fitting = set.intersection(*causes)  # what gives the pairs of every prompt
+        if len(set(answer)) < len(answer):
+            fitting = {"a pair comes twice"}
+        elif any(criteria[0, p, i] == criteria[0, p, j] for p, i, j in answer):
+            fitting = {"a tie makes a pair"}
+        raise Miss(missed, fitting.pop() if len(fitting) == 1 else None)
     return f"{len(answer)} pairs", None
 
 
-def pairs_cause(how, got, right, first, second=()):
-    """The only known mistake that gives these pairs of one prompt, or None."""
-    if len(set(got)) < len(got):
-        return "a pair comes twice"
-    if any(first[i] == first[j] for i, j in got):
-        return "a tie makes a pair"
+def pairs_causes(how, got, right, first, second=()):
+    """The known mistakes that give these pairs of one prompt."""
     wrapped = [[-(-x % 256) for x in column] for column in (first, second)]
     known = {"chosen and rejected are swapped": [{(j, i) for i, j in pairs} for pairs in right],
              "order by -x: of unsigned numbers it wraps around": admissible(how, *wrapped)}
@@ -238,8 +242,7 @@ def pairs_cause(how, got, right, first, second=()):
         known |= {"the second criterion is ignored": admissible("best-worst", first),
                   "the first criterion is ignored": admissible("best-worst", second),
                   "the criteria are swapped": admissible(how, second, first)}
-    fitting = [cause for cause, sets in known.items() if set(got) in sets]
-    return fitting[0] if len(fitting) == 1 else None
+    return {cause for cause, sets in known.items() if set(got) in sets}
 
 
 def admissible(how, first, second=()):

@@ -172,8 +172,8 @@ def causes(wrongs, remark, few=3):
 
     remark: what else can be said of a wrong answer, or None; few: on how many of them mistakes are
     tried first. An answer small enough may be
-    explained by several mistakes: the fewest that explain most are kept, and none that explains
-    less than a third.
+    explained by several mistakes: the fewest that explain most are kept, together with those that
+    explain exactly the same, and none that explains less than a third.
     """
     found, explained = {}, {}
     for i, wrong in enumerate(wrongs[::-(-len(wrongs) // few) or 1]):
@@ -190,9 +190,13 @@ def causes(wrongs, remark, few=3):
     left, result = {*range(len(wrongs))}, []
     while explained:
         cause = max(explained, key=lambda cause: len(explained[cause] & left))
-        new = explained.pop(cause) & left
+        of_cause = explained[cause]
+        same = [other for other, of_other in explained.items() if of_other == of_cause]
+        explained = {other: explained[other] for other in explained if other not in same}
+        new = of_cause & left
         if 3 * len(new) >= len(wrongs) and (len(new) > 1 or len(wrongs) == 1):
-            result.append((cause.removeprefix("large: "), len(new)))
+            named = [other.removeprefix("large: ") for other in same]
+            result.append((" - or: ".join(named), len(new)))
         left -= new
     return result
 

@@ -18,17 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).resolve().parents[1] / "conformance"
-sys.path.append(str(FOLDER))
-sys.path.append(str(Path(__file__).parent))
-import check_model  # noqa: E402
-import gpt2  # noqa: E402
-import make_model_kit  # noqa: E402
-import mistakes  # noqa: E402
-import oracle  # noqa: E402
-import runner  # noqa: E402
-import sampling  # noqa: E402
+import check_model
+import gpt2
+import oracle
+import runner
+import sampling
+from test_conformance import planted, planted_module
 
+FOLDER = Path(check_model.__file__).resolve().parent
 KIT, KINDS = check_model.KIT, check_model.KINDS
 FOLDERS = sorted(path.parent for path in KIT.rglob("config.json"))
 PROGRAM = FOLDER / "check_model.py"
@@ -36,13 +33,6 @@ by_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: f"{p.parent
 
 
 # ---- files and key -----------------------------------------------------------------------------
-
-def test_the_kit_is_what_its_command_makes(tmp_path):
-    make_model_kit.write(tmp_path)
-    made, kit = ({path.relative_to(top): path.read_bytes() for path in top.rglob("*")
-                  if path.is_file()} for top in (tmp_path, KIT))
-    assert made == kit and sum(map(len, kit.values())) < 300_000
-
 
 @by_folder
 def test_files_and_forward_are_transformers(folder):
@@ -61,7 +51,7 @@ def test_files_and_forward_are_transformers(folder):
     assert all((package[name].double().numpy() == w).all() for name, w in policy.decoder.items())
     for name, w in {**policy.weights, **policy.decoder}.items():
         assert (w != 0).all() and (".ln_" not in name or "bias" in name or (w != 1).any()), name
-    odds = [gpt2.enumerated(policy, p, 1, "sample")[0][0][0].sum(-1) for p in make_model_kit.PROMPTS]
+    odds = [gpt2.enumerated(policy, p, 1, "sample")[0][0][0].sum(-1) for p in KINDS["token"]["prompts"]]
     assert folder.name == "reference" or np.min(odds) > 0.05
 
 
@@ -173,7 +163,7 @@ def test_p_values_are_binomial_tails(n, odds):
 
 def test_the_number_of_tests_is_fixed_before_sampling():
     policy = gpt2.load(KIT / "sequence" / "policy")
-    places = [gpt2.enumerated(policy, p, 3, "sample") for p in make_model_kit.PROMPTS]
+    places = [gpt2.enumerated(policy, p, 3, "sample") for p in KINDS["token"]["prompts"]]
     counts = set()
     for seed in range(2):
         codes, again = (np.random.default_rng(seed).integers(1, 16, (4, n, 3)) for n in (80, 10))
@@ -192,12 +182,12 @@ def script(*arguments, **environment):
 
 
 @pytest.mark.parametrize("name, dtype, passed", (
-    ("ours", "float64", 58), ("ours", "bfloat16", 54), ("transformers", "float64", 43),
-    ("transformers", "bfloat16", 39), ("jax", "float64", 47)))
+    ("ours", "float64", 63), ("transformers", "bfloat16", 39), ("jax", "float32", 14)))
 def test_adapters_pass(name, dtype, passed):
     if name != "ours":
         pytest.importorskip(name)
-    done = script(FOLDER / "adapters" / f"model_{name}.py", "--n", 800, "--dtype", dtype)
+    done = script(FOLDER / "adapters" / f"model_{name}.py", "--n", 800, "--dtype", dtype,
+                  *["--only", "score", "train token latent"] * (name == "jax"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed, 0 missed" in done.stdout
 
@@ -251,247 +241,23 @@ def test_an_engine_is_checked_from_its_logs(off, status, logs, tmp_path):
     assert ("logps[77, 0]" if off else "2 passed, 0 missed, 5 skipped") in done.stdout
 
 
-# ---- planted mistakes --------------------------------------------------------------------------
-# In the adapters for transformers and JAX: (name, part of the question's name, {text: what is
-# planted}, words of the cause). None: no cause may be named.
-
-TRANSFORMERS, JAX = ("trl_style.py", "model_transformers.py"), ("model_jax.py",)
-WARM = "warm = (logits[..., None, :] / torch.where(taus > 0, taus, 1)).log_softmax(-1)"
-TAUS = "taus = logits.new_tensor(temperatures)[:, None]  # (K,1)"
-POSITIONS = "return (mask.cumsum(-1) - 1).clamp(min=0)"
-MASK = 'mask = batch["attention_mask"]\n'
-SAMPLED = "words.append(odds.multinomial(1, generator=generator)[:, 0])"
-CHOSEN = "odds.multinomial(1, generator=generator)[:, 0]\n        every"
-ANSWER = "    return [answer[i:i + n] for i in range(0, len(answer), n)]"
-SEEDED = "torch.Generator().manual_seed(seed)"
-LATENT = "ratios = log_ratio(safe_logsumexp(text + tau), safe_logsumexp(ref_text + ref_tau))"
-STEP = ("        with torch.no_grad():\n            for w in model.head.values():\n"
-        "                w -= lr * w.grad\n                w.grad = None\n")
-MIXTURE = "mixture, answer = (text + tau).logsumexp(-1), []"
-MARGIN = "return -F.logsigmoid(self.beta * (chosen - rejected))"
-MEAN = "(trainer.compute(model, ref_model, batch).sum() / len(pairs)).backward()"
-
-
-def gumbel(rows):
-    """Noise that is shared by so many rows, in place of multinomial."""
-    return ("u = torch.rand(len(odds), odds.shape[1], generator=generator, dtype=odds.dtype)\n"
-            f"        u = u[:{rows}].repeat(-(-len(u) // {rows}), 1)[:len(u)].clamp(1e-300)\n"
-            "        words.append((odds.log() - (-u.log()).log()).argmax(-1))")
-
-
-def kept(rule):
-    """What is left of the odds before a token is sampled."""
-    return {SAMPLED: f"odds = odds * ({rule})\n        {SAMPLED}"}
-
-
-PLANTED = [(TRANSFORMERS, *row) for row in (
-    # --- score
-    ("temperature twice", "score token policy", {WARM: WARM.replace("taus, 1)", "taus ** 2, 1)")},
-     "applied twice"),
-    ("temperature forgotten", "score token policy", {WARM: WARM.replace("taus, 1)", "1., 1)")},
-     "not applied"),
-    ("0 as 0.01", "score sequence policy", {TAUS: TAUS.replace("  #", ".clamp(min=0.01)  #")},
-     "division by 0.01"),
-    ("softmax + 1e-8", "score token policy",
-     {WARM: WARM.replace("log_softmax(-1)", "softmax(-1).add(1e-8).log()")}, "softmax + 1e-08"),
-    ("logits of the token itself", "score token policy",
-     {"outputs.logits[:, :-1]": "outputs.logits[:, 1:]"}, "off by one: logits of the token itself"),
-    ("head of the token itself", "score token policy", {"head = head[:, :-1]": "head = head[:, 1:]"},
-     "state of the response token itself"),
-    ("both of the token itself", "score token policy",
-     {"outputs.logits[:, :-1]": "outputs.logits[:, 1:]", "head = head[:, :-1]": "head = head[:, 1:]"},
-     "logits and states of the token itself"),
-    ("first response state", "score sequence policy",
-     {'batch["prompt_ends"]]': 'batch["prompt_ends"] + 1]'}, "state of the response token itself"),
-    ("decided at the last token", "score sequence policy",
-     {'torch.arange(len(head)), batch["prompt_ends"]': ":, -1"}, "last token's state"),
-    ("token level decided once", "score token policy",
-     {"head = head[:, :-1]": 'head = head[torch.arange(len(head)), batch["prompt_ends"]][:, None]'
-                             ".expand(-1, head.shape[1] - 1, -1)"}, "one choice per response"),
-    ("mixture of the largest", "score token policy",
-     {MIXTURE: MIXTURE.replace("logsumexp(-1)", "amax(-1)")}, "takes the largest term"),
-    ("mixture of logarithms", "score token policy",
-     {MIXTURE: MIXTURE.replace("(text + tau).logsumexp(-1)", "(text * tau.exp()).nansum(-1)")},
-     "averages logarithms"),
-    ("choices sorted", "score sequence policy",
-     {'= d["choices"], d["level"]': '= sorted(d["choices"]), d["level"]'}, "temperatures sorted"),
-    ("GELU in the head", "score token policy", {"F.silu": "F.gelu"}, "GELU in the decoder"),
-    ("single precision", "score token policy",
-     {"(folder).to(getattr(torch, dtype))": "(folder).float()"}, "something computes in float32"),
-    ("positions from the padding", "score token policy",
-     {POSITIONS: "return torch.arange(mask.shape[1]).expand(mask.shape)"}, "position ids counted"),
-    ("padding is read", "score token policy",
-     {MASK: "mask = torch.ones_like(batch['input_ids'])\n"}, "padding on the left is read"),
-    ("end of text as padding", "score token policy",
-     {MASK: "mask = (batch['input_ids'] != 0).long()\n"}, "end of text is taken for padding"),
-    ("dropout on", "score token policy", {".requires_grad_(False)\n\n": ".requires_grad_(False)"
-                                          ".train()\n\n"}, "changes from call to call"),
-    ("rows by length", "score token policy", {"    model = Headed(policy)\n    batch":
-     "    rows = sorted(zip(prompts, responses), key=lambda x: len(x[1]))\n"
-     "    prompts, responses = zip(*rows)\n    model = Headed(policy)\n    batch"}, None),
-    ("one row squeezed", "score token one row", {"    return answer\n\n\n@torch":
-     "    return answer if len(answer) > 1 else answer[0]\n\n\n@torch"}, None),
-    ("first row only", "score token policy", {"    return answer\n\n\n@torch":
-     "    return answer[:1] + [{} for _ in answer[1:]]\n\n\n@torch"}, None),
-    # --- generate
-    ("sampled at the temperature twice", "generate token sample",
-     {WARM: WARM.replace("taus, 1)", "taus ** 2, 1)")}, "applied twice"),
-    ("sampled without temperature", "generate sequence sample",
-     {WARM: WARM.replace("taus, 1)", "1., 1)")}, "not applied"),
-    ("0 sampled as 1", "generate token greedy", {TAUS: TAUS + "\n    taus = taus + (taus == 0)"},
-     "0 taken as 1"),
-    ("top_k of 50", "generate token sample",
-     kept("odds >= odds.topk(min(50, odds.shape[1])).values[:, -1:]"), "50 likeliest"),
-    ("top_k of 12", "generate sequence sample", kept("odds >= odds.topk(12).values[:, -1:]"),
-     "12 likeliest"),
-    ("top_p of 0.98", "generate token sample", kept(
-        "(odds[:, None] * (odds[:, None] > odds[..., None])).sum(-1) < 0.98"), "nucleus of 0.98"),
-    ("min_p of 0.01", "generate token sample", kept("odds >= 0.01 * odds.amax(-1, True)"),
-     "below 0.01 times the likeliest"),
-    ("end of text suppressed", "generate token sample",
-     {SAMPLED: "odds[:, 0] = 1e-30\n        " + SAMPLED}, "end of text is suppressed"),
-    ("tokens likeliest", "generate sequence sample", {SAMPLED: "words.append(odds.argmax(-1))"},
-     "the likeliest token at every temperature"),
-    ("noise shared by all rows", "generate token sample", {SAMPLED: gumbel(1)}, None),
-    ("noise repeated every 100 rows", "generate token sample", {SAMPLED: gumbel(100)}, None),
-    ("noise repeated for each prompt", "generate sequence sample", {SAMPLED: gumbel(800)},
-     "depend on each other"),
-    ("one choice for the batch", "generate sequence sample",
-     {CHOSEN: CHOSEN.replace("[:, 0]\n", "[:1, 0].expand(len(odds))\n")}, "are the same"),
-    ("seed ignored", "generate token sample", {SEEDED: "torch.Generator().manual_seed(0)"},
-     "is the seed used"),
-    ("a global generator", "generate token seed", {SEEDED: "None"}, None),
-    ("seeded by seed + t", "generate token sample",
-     {SAMPLED: "generator.manual_seed(seed + t)\n        " + SAMPLED}, "seed + token"),
-    ("greedy is sampled", "generate token greedy", {'select == "greedy"': "False"},
-     "other value of `select`"),
-    ("sampling is greedy", "generate sequence sample", {'select == "greedy"': "True"},
-     "other value of `select`"),
-    ("token level chosen once", "generate token sample",
-     {"if t == 0 or not model.sequence_level": "if t == 0"}, "one choice per response"),
-    ("padding is read in sampling", "generate token sample",
-     {MASK: "mask = torch.ones_like(batch['input_ids'])\n"}, "padding on the left is read"),
-    ("positions from the padding in sampling", "generate token sample",
-     {POSITIONS: "return torch.arange(mask.shape[1]).expand(mask.shape)"}, "position ids counted"),
-    ("only the last prompt token", "generate token sample",
-     {"rows = [prompt for": "rows = [prompt[-1:] for"}, "only the last prompt token"),
-    ("answers by length", "generate sequence greedy",
-     {"rows = [prompt for prompt in prompts": "rows = [prompt for prompt in sorted(prompts, "
-                                              "key=len)"}, "not in the order of the prompts"),
-    ("answers interleaved", "generate token sample",
-     {ANSWER: "    return [answer[p::len(prompts)] for p in range(len(prompts))]"}, None),
-    ("end of text dropped", "generate token sample",
-     {"ids = ids[:ids.index(eos) + 1]": "ids = ids[:ids.index(eos) or 1]"}, None),
-    ("end of text 0 taken for none", "generate token sample",
-     {"if eos in ids else ids": "if eos and eos in ids else ids"}, None),
-    ("choices one token late", "generate token sample",
-     {"taus[:1 if": "(taus[1:] + taus[:1])[:1 if"}, None),
-    # --- train
-    ("sum over pairs", "train token separate none", {" / len(pairs)).backward": ").backward"},
-     "the sum over pairs"),
-    ("mean of the micro-batches' means", "train token separate none",
-     {MEAN: MEAN.replace("sum() / len(pairs)", "mean() / len(micro_batches)")},
-     "mean of the micro-batches' means"),
-    ("a step per micro-batch", "train token joint kept",
-     {STEP: "".join("    " + line + "\n" for line in STEP.splitlines())}, "a step after each"),
-    ("gradients pile up", "train token separate none", {"                w.grad = None\n": ""},
-     "not set to zero"),
-    ("Adam", "train token separate none", {STEP: STEP.replace("w.grad\n", "w.grad.sign()\n", 1)},
-     "Adam"),
-    ("weight decay", "train token separate none",
-     {STEP: STEP.replace("lr * w.grad", "lr * (w.grad + 0.01 * w)")}, "weight decay of 0.01"),
-    ("clipped at 0.01", "train token latent kept", {STEP:
-     "        torch.nn.utils.clip_grad_norm_(model.head.values(), 0.01)\n" + STEP}, "norm of 0.01"),
-    ("clipped at 5", "train token separate steep", {STEP:
-     "        torch.nn.utils.clip_grad_norm_(model.head.values(), 5.0)\n" + STEP}, "norm of 5"),
-    ("last micro-batch dropped", "train token separate none",
-     {"for size in micro_batches:": "for size in micro_batches[:-1] or micro_batches:"},
-     "last micro-batch"),
-    ("one step too few", "train sequence separate none", {"range(steps)": "range(steps - 1)"},
-     "do not move"),
-    ("learning rate divided by the cuts", "train token latent policy",
-     {"lr * w.grad": "lr / len(micro_batches) * w.grad"}, "divided by the number of micro"),
-    ("mean over tokens", "train token separate none",
-     {"return total\n": "return total / response.sum(1)\n"}, "mean over response tokens"),
-    ("last token left out", "train token separate none",
-     {'"completion_mask"][:, 1:] == 1': '"completion_mask"][:, 1:] == 1\n        '
-      "response[:, -1] &= response.sum(1) == 1"}, None),
-    ("sequence choice once per token", "train sequence separate kept",
-     {"total = tau[:, 0].gather(-1, sampled.max(1).values)[:, 0]": "total = response.sum(1) * "
-      "tau[:, 0].gather(-1, sampled.max(1).values)[:, 0]"}, "once per token"),
-    ("decoder reference ignored", "train token separate policy",
-     {"if ref_model.has_head and": "if False and"}, "reference"),
-    ("the reference moves", "train token separate policy",
-     {"model, ref_model = Headed(policy), Headed(reference or policy)":
-      "model = Headed(policy)\n    ref_model = Headed(reference or policy)\n"
-      "    ref_model.head = {name: w.detach() for name, w in model.head.items()}"},
-     "reference moves"),
-    ("policy as reference", "train token joint kept", {"Headed(reference or policy)":
-                                                       "Headed(policy)"}, "its own reference"),
-    ("text forgotten in joint", "train token joint kept",
-     {'if self.loss_type == "joint":': "if False:"}, "computes `separate`"),
-    ("latent is the exact marginal", "train sequence latent none",
-     {'if self.loss_type == "latent_exact":': "if True:"}, "exact marginal confused"),
-    ("latent averages logarithms", "train token latent none",
-     {LATENT: "ratios = log_ratio((text * tau.exp()).sum(-1), (ref_text * ref_tau.exp()).sum(-1))"},
-     None),
-    ("sides swapped", "train token separate none",
-     {"chosen, rejected = self.scores": "rejected, chosen = self.scores"}, "swapped"),
-    ("beta missing", "train token separate none", {MARGIN: MARGIN.replace("self.beta * ", "")},
-     "beta missing"),
-    ("beta squared", "train token latent kept", {MARGIN: MARGIN.replace("self.beta", "self.beta ** 2")},
-     "beta applied twice"),
-    ("no gradient of the rejected", "train token separate none",
-     {MARGIN: MARGIN.replace("rejected)", "rejected.detach())")}, "no gradient reaches the rejected"),
-    ("nll with beta", "train token nll none", {"return -chosen": "return -self.beta * chosen"},
-     "nll multiplied by beta"),
-    ("nll of both", "train token nll none", {"return -chosen": "return rejected - chosen"},
-     "nll of chosen minus rejected"),
-    ("0 as 0.01 in training", "train sequence joint kept",
-     {TAUS: TAUS.replace("  #", ".clamp(min=0.01)  #")}, "division by 0.01"))]
-PLANTED += [(JAX, *row) for row in (
-    ("state before the final norm", "score token policy",
-     {"return hidden @ embedding.T, hidden": "return hidden @ embedding.T, x"}, "before the final"),
-    ("another GELU", "score token policy", {"approximate=True": "approximate=False"}, "exact GELU"),
-    ("a penalty that is not counted", "score memory policy", {"- penalty * counts": ""},
-     "not counted"),
-    ("a penalty once per token", "score memory policy", {"penalty * counts": "penalty * (counts > 0)"},
-     "not for how often"),
-    ("prompts counted too", "score memory policy", {"(jnp.arange(len(ids)) > last)[:, None]": "1"},
-     None),
-    ("temperature before the penalty", "generate memory sample",
-     {"- penalty * counts": "- (tau or 1) * penalty * counts"}, "before the penalty"),
-    ("cut after the penalty", "score memory policy", {"jnp.where(kept, logits, -INF) - penalty * "
-     "counts": "jnp.where((logits - penalty * counts) >= (logits - penalty * counts).max(-1, "
-     "keepdims=True) + (math.log(min_p) if min_p else -INF), logits, -INF) - penalty * counts"},
-     "after the penalty"))]
+# --- planted mistakes -----------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("files, name, part, changes, words", PLANTED,
-                         ids=[f"{row[2].split()[0]}: {row[1]}" for row in PLANTED])
-def test_a_planted_mistake_is_missed_and_named(files, name, part, changes, words, tmp_path):
-    pytest.importorskip("jax" if files is JAX else "transformers")
-    left = dict(changes)
-    for file in files:
-        text = (FOLDER / "adapters" / file).read_text(encoding="utf-8")
-        for right, wrong in changes.items():
-            if right in text:
-                text = text.replace(right, wrong)
-                left.pop(right, None)
-        text = text.replace("Path(__file__).parents[1]", repr(str(FOLDER)))
-        (tmp_path / file).write_text(text, encoding="utf-8")
-    assert not left, f"{left} is no longer there"
-    sys.modules.pop("trl_style", None)
-    theirs = runner.Here(runner.load_module(str(tmp_path / files[-1])))
+@pytest.mark.parametrize("name, files, question, words, changes", planted(False),
+                         ids=lambda x: x if isinstance(x, str) else "")
+def test_a_planted_mistake_is_missed_and_named(name, files, question, words, changes, tmp_path):
+    pytest.importorskip("jax" if "jax" in files[0] else "transformers")
+    theirs = planted_module(files, changes, tmp_path)
     given = runner.parser("", check_model.TOLERANCES).parse_args(["m"])
-    given.n = 800
-    (_, judge, arguments), = [row for row in check_model.questions(given) if row[0] == part]
+    given.n = 4000
+    (_, judge, arguments), = [row for row in check_model.questions(given) if row[0] == question]
     status, line, evidence = runner.verdict(lambda theirs: judge(theirs, *arguments, "float64"),
                                             theirs)
     assert status == "MISS" and "raised" not in line, line
     causes = check_model.explain([evidence], "float64") if evidence is not None else []
-    assert words in causes[0][0] if words and causes else not words, (line, causes)
+    assert words in causes[0][0] if words != "not named" and causes else words == "not named", line
 
 
 PAIRS = [  # (name, function of rewards and how, question, words of the cause)

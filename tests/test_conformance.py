@@ -1,9 +1,11 @@
-"""check.py and the runner that all checkers share: does what is right pass, does whatever a module
-may do give a verdict, is each planted mistake missed and named by its name?
+"""The answer key of conformance/, check.py, and the runner that all checkers share.
 
-Mistakes are planted in two implementations that share no code with the key: lpo.py's adapter and a
-trainer's loss in TRL's layout.
-    pytest tests/test_check.py
+The oracle is compared with central differences and values worked out by hand, the list of known
+mistakes with the text that it changes. What is right passes, whatever a module does ends in a
+verdict, and planted mistakes are missed and named: planted_in_adapters.txt, of which every
+twelfth is tried here. All of them take a quarter of an hour:
+
+    PLANTED=all pytest tests/test_conformance.py tests/test_model_kit.py -k planted
 """
 import json
 import math
@@ -19,14 +21,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[1] / "conformance"
-sys.path.append(str(FOLDER))
-import cases  # noqa: E402
-import check  # noqa: E402
-import oracle  # noqa: E402
-import runner  # noqa: E402
+import cases
+import check
+import mistakes
+import oracle
+import runner
 
-GOLDEN = cases.golden()
+FOLDER = Path(check.__file__).resolve().parent
+GOLDEN, SIDES = cases.golden(), cases.SIDES
 PROGRAM, ORACLE = FOLDER / "check.py", str(FOLDER / "oracle.py")
 IMPORTED = f"""
 import importlib.util, sys
@@ -75,29 +77,190 @@ def judged_here(theirs, some, dtype="float64"):
     return misses, check.explain(evidence, dtype) if evidence else []
 
 
-# ---- what is right -----------------------------------------------------------------------------
+# --- the answer key -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("dtype", check.TOLERANCES)
-@pytest.mark.parametrize("adapter, padding", [("ours", "right"), ("trl_style", "right"),
-                                              ("trl_style", "left")])
+
+def differences(case, side, name, step):
+    """d (sum of the losses) / d x by central differences."""
+    x, result = case[side][name], np.zeros_like(case[side][name])
+    for index in np.ndindex(x.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[index] += sign * step
+            # the row's loss only: a huge neighbour would drown the difference
+            ends.append(oracle.loss({**case, side: {**case[side], name: moved}})[index[0]])
+        result[index] = (ends[0] - ends[1]) / (2 * step)
+    return result
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDEN[::4] if "ties" not in case["name"]]
+                         + [*map(cases.answered, cases.fuzz(1, 3))], ids=lambda case: case["name"])
+def test_gradients_against_central_differences(case):
+    """Everywhere except at ties, where a step of the arg-max's logit moves all the mass."""
+    step = 1e-5 * min(1, *(tau for tau in [1, *case["temperatures"]] if tau)) / max(1, case["beta"])
+    bound = 1e-6 * case["expected"]["scale"] * max(1, case["beta"])
+    for side in SIDES:
+        for name, x in oracle.gradients(case)[side].items():
+            assert np.abs(x - differences(case, side, name, step)).max() < bound, (side, name)
+
+
+def test_equations_by_hand():
+    """Two tokens, logits ln 3, 0 and a reference of 0, 0; choices 0 and 1 with P = 1/4, 3/4."""
+    r = oracle.Response([0.0, 1.0], np.log([[3, 1], [3, 1.0]]), np.zeros((2, 2)), np.array([0, 1]),
+                        np.array([True, True]), np.log([[1, 3], [1, 3.0]]), None, np.array([0, 1]))
+    assert oracle.separate(r)[0] == pytest.approx(math.log(3 / 16))
+    # token 0 at temperature 0: possible under both; token 1 at 1: 1/4 against 1/2
+    assert oracle.joint(r)[0] == pytest.approx(math.log(3 / 16 * 1 / 2))
+    mixtures = (1 / 4 + 3 / 4 * 3 / 4) / (1 / 2 + 1 / 4), (3 / 4 * 1 / 4) / (1 / 2 * 1 / 2)
+    assert oracle.latent(r)[0] == pytest.approx(math.log(mixtures[0] * mixtures[1]))
+    assert oracle.preference_loss(math.log(3), 1.0) == pytest.approx(math.log(4 / 3))
+
+
+def test_golden_is_what_the_oracle_gives():
+    """Bug: an edited answer. Equal except in the last digits of a machine's exp and log."""
+    for case in GOLDEN:
+        made, committed = cases.answered(case)["expected"], case["expected"]
+        assert made["scale"] == committed["scale"], case["name"]
+        for function in check.LOOK_AT:
+            for label, want in cases.wanted(case, function).items():
+                got = cases.wanted({**case, "expected": made}, function)[label]
+                assert np.allclose(got, want, rtol=1e-11, atol=1e-13, equal_nan=True), case["name"]
+
+
+def test_golden_covers_every_axis_and_what_makes_it_hard():
+    """Forms x reference x temperature 0 x moved model; impossible and possible tokens at
+    temperature 0, ties, gaps, lengths, both ends of the sigmoid; exact in bfloat16."""
+    assert len({case["name"] for case in GOLDEN}) == len(GOLDEN) == 82
+    for variant, level, exact in cases.FORMS:
+        for axes in np.ndindex(2, 2, 2):
+            words = [("noref", "ref"), ("warm", "zero"), ("frozen", "moved")]
+            name = "-".join([variant, level, *["exact"] * exact,
+                             *(pair[i] for pair, i in zip(words, axes))])
+            assert name in {case["name"] for case in GOLDEN}
+    impossible = possible = ties = 0
+    for x, taus in ((case[s], case["temperatures"]) for case in GOLDEN for s in SIDES):
+        for name in cases.LM:
+            bits = x[name].astype(np.float32)
+            assert (bits == x[name]).all() and not (bits.view(np.uint32) & 0xFFFF).any()
+        zero = np.broadcast_to(np.take(taus, x["tau_idx"]) == 0, x["mask"].shape) & x["mask"]
+        best = x["lm_logits"].argmax(-1) == x["tokens"]
+        impossible, possible = impossible + (zero & ~best).sum(), possible + (zero & best).sum()
+        tied = (x["lm_logits"] == x["lm_logits"].max(-1, keepdims=True)).sum(-1) > 1
+        ties += (zero & tied).sum()
+    assert min(impossible, possible, ties) >= 3
+    losses = np.concatenate([case["expected"]["losses"] for case in GOLDEN])
+    assert losses.min() < 1e-60 and losses.max() > 1000
+    assert sum(map(cases.has_gaps, GOLDEN)) == 65
+
+
+def test_golden_fits_the_schema_and_spoilt_ones_do_not():
+    jsonschema = pytest.importorskip("jsonschema")
+    text = cases.GOLDEN.read_text(encoding="utf-8")
+    assert len(text) < 300_000 and "NaN" not in text and "Infinity" not in text
+    schema = json.loads((FOLDER / "golden.schema.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(json.loads(text))
+    first = json.dumps(json.loads(text)["cases"][0])
+    for old, new in [('"level": "token"', '"level": "word"'), ('"beta": 0.25', '"beta": 0'),
+                     ('"exact_sequence": false', '"exact_sequence": true'), ('"name"', '"nom"'),
+                     ('"mask": [[1, 0, 0]', '"mask": [[0, 0, 0]'), ("[[-2, 0,", '[["-inf", 0,'),
+                     ('"variant": "joint"', '"variant": "nll"')]:
+        assert old in first, old
+        spoilt = {"schema": 1, "cases": [json.loads(first.replace(old, new, 1))]}
+        assert not validator.is_valid(spoilt), old
+
+
+def test_fuzz_is_repeatable_of_one_shape_and_named_after_golden_cases():
+    """Bugs: 214 shapes to compile; ties, for which no golden case of the kind stands."""
+    some, again, other = (list(cases.fuzz(seed, 30)) for seed in (0, 0, 1))
+    assert str(some) == str(again) != str(other)
+    shapes = {case[s]["lm_logits"].shape for case in some for s in SIDES}
+    assert shapes == {(3, 5, 6)}
+    assert {case["name"].split("-fuzz-")[0] for case in some} <= {c["name"] for c in GOLDEN}
+    for logits in (case[s][name] for case in some for s in SIDES for name in cases.LM):
+        assert (np.diff(np.sort(logits)) > 0).all()
+        assert (logits == logits.astype(np.float32)).all()
+
+
+def test_numbers_are_the_rule_of_the_page():
+    """Row-major, entry i being mixed(i + mixed(stream)), with Python's own integers."""
+    def mixed(x):
+        x %= 2 ** 32
+        x ^= x >> 16
+        x = x * 2654435761 % 2 ** 32
+        x ^= x >> 15
+        x = x * 1640531527 % 2 ** 32
+        return x ^ x >> 16
+    for stream in (0, 77):
+        assert cases.numbers(stream, 3, 4).tolist() == [
+            [mixed(4 * i + j + mixed(stream)) for j in range(4)] for i in range(3)]
+    counts = np.bincount(cases.numbers(1, 65536) % 64, minlength=64)
+    assert ((counts - 1024) ** 2 / 1024).sum() < 150  # chi-square, 63 degrees of freedom
+
+
+def test_every_known_mistake_changes_text_that_is_there():
+    """Bug: a line of the key is rewritten and its mistakes silently never fit again."""
+    text = mistakes.source("oracle") + mistakes.source("gpt2")
+    assert len(mistakes.known()) > 100
+    for mistake in mistakes.known():
+        for right, wrong in mistake.changes:
+            assert right in text and right != wrong, mistake.cause
+        filled = mistake._replace(x=mistake.x or (mistake.bounds or (None,))[-1])
+        assert filled.key().gpt2.forward  # it compiles
+
+
+def test_the_pages_state_tolerances_and_version():
+    import check_model
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith(("| float", "| bfl"))]
+    stated = [(row[1].strip(), float(row[2])) for row in rows]
+    assert stated == [*check.TOLERANCES.items(), *check_model.TOLERANCES.items()]
+    text = (FOLDER / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{runner.VERSION}"' in text and 'dependencies = ["numpy' in text
+    form = (FOLDER / "FORMAT.md").read_text(encoding="utf-8")
+    assert all(f"**[{n}] " in form for n in range(1, 11))
+
+
+def test_the_kit_runs_with_numpy_only_from_any_folder(tmp_path):
+    """Where torch and lpo cannot be imported: neither process may need them."""
+    (tmp_path / "sitecustomize.py").write_text("""
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "jax", "lpo", "scipy"):
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocked())
+""", encoding="utf-8")
+    for adapter, status, said in (("oracle.py", 0, "82 passed, 0 missed, 0 skipped"),
+                                  ("adapters/ours.py", 2, "torch is blocked")):
+        done = subprocess.run([sys.executable, str(FOLDER / "check.py"), str(FOLDER / adapter)],
+                              cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, text=True,
+                              capture_output=True)
+        assert done.returncode == status and said in done.stdout, done.stdout + done.stderr
+
+
+# --- check.py -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter, padding, dtype", [
+    ("ours", "right", "float32"), ("ours", "right", "bfloat16"), ("trl_style", "right", "float32"),
+    ("trl_style", "left", "float64")])
 def test_adapters_pass(adapter, padding, dtype, monkeypatch):
     monkeypatch.setenv("PADDING_SIDE", padding)
     theirs = loaded(FOLDER / "adapters" / f"{adapter}.py", dtype)
-    assert judged_here(theirs, GOLDEN + list(cases.fuzz(0, 40)), dtype)[0] == []
+    assert judged_here(theirs, GOLDEN + [*map(cases.answered, cases.fuzz(0, 20))], dtype)[0] == []
 
 
 def test_large_cases_pass(capsys):
-    status, lines = run(capsys, ORACLE, "--large", "--only", "large-tokens-sep*", "large-words-j*")
-    assert status == 0 and len([line for line in lines if line.startswith("pass")]) == 3
+    status, lines = run(capsys, ORACLE, "--large", "--only", "large-words-j*")
+    assert status == 0 and len([line for line in lines if line.startswith("pass")]) == 1
 
-
-# ---- what is no answer, or not all of it -------------------------------------------------------
 
 @pytest.mark.parametrize("text, words", [
-    ("", "nothing ran"), ("loss = 3", "nothing ran"),
+    ("loss = 3", "nothing ran"),
     ("def loss(case): raise NotImplementedError", "nothing ran"),
-    ("import no_such_package", "cannot import"), ("raise SystemExit(0)", "SystemExit: 0"),
-    ("import os; os._exit(0)", "the import ended the process"),
+    ("raise SystemExit(0)", "SystemExit: 0"),
     ("import time; time.sleep(60)", "the import gave no answer within 2 s"),
     ("def loss(case) return 1", "cannot import")])
 def test_nothing_ran_is_2(text, words, tmp_path, capsys):
@@ -109,10 +272,8 @@ def test_nothing_ran_is_2(text, words, tmp_path, capsys):
 @pytest.mark.parametrize("text, words", [
     ("loss = lambda case: 1.0", "loss  has shape (), expected (2,)"),
     ("loss = lambda case: [[0.5, 0.5]]", "has shape (1, 2), expected (2,)"),
-    ("loss = lambda case: case['rewards']", "loss raised KeyError: 'rewards'"),
     ("loss = lambda case: {'loss': [1.0, 2.0]}", "real numbers expected, not object"),
     ("loss = lambda case: {1, 2}", "the answer holds set"),
-    ("loss = lambda case: [0.7 + 0j, 0.7 + 0j]", "the answer holds complex"),
     ("loss = lambda case: ['0.7', '0.7']", "real numbers expected, not <U3"),
     ("loss = lambda case: [True, False]", "real numbers expected, not bool"),
     ("def loss(case): import sys; sys.exit(0)", "raised SystemExit: 0"),
@@ -142,7 +303,7 @@ def gradients(case):
     return {side: {**d, "lm_logits": None} for side, d in an_oracle.gradients(case).items()}
 """)
     status, lines = run(capsys, path)
-    assert status == 0 and "score: 44 right, 0 wrong, 35 skipped" in "\n".join(lines)
+    assert status == 0 and "score: 43 right, 0 wrong, 36 skipped" in "\n".join(lines)
     assert "loss: skipped, not supplied" in lines
     assert all("gradients (skipped: lm_logits)" in line for line in lines[:82])
 
@@ -176,7 +337,8 @@ def test_errors_by_hand():
         assert check.errors(got, want).tolist() == [0.5, 2, 0, 0, inf, inf, inf, inf, inf]
 
 
-# ---- code that would rather not be checked -----------------------------------------------------
+# --- code that would rather not be checked --------------------------------------------------------
+
 
 def test_the_end_of_the_process_stops_the_run(tmp_path, capsys):
     path = written(tmp_path, IMPORTED + """
@@ -241,7 +403,7 @@ def score(case, side):
     case[side]["lm_logits"][:] = 0
     return answer
 def loss(case):
-    np.abs = np.isnan = np.where = lambda *x: np.zeros(2)
+    np.abs = np.isnan = lambda *x: np.zeros(2)
     raise ValueError("a\\n{forged}\\n\\x1b[2K\\u00e9")
 """)
     status, lines, errors = command(path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
@@ -252,32 +414,25 @@ def loss(case):
     assert lines[85].startswith("score: 79 right, 0 wrong")
 
 
-@pytest.mark.parametrize("name", ["theirs", "package.adapter"])
-def test_modules_by_name_from_the_working_directory(name, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    written(tmp_path, IMPORTED + "loss = an_oracle.loss", name.replace(".", "/") + ".py")
-    assert run(capsys, name, "--only", "nll")[0] == 0
-
-
 @pytest.mark.parametrize("program", ["conformance/check.py", "conformance/check_model.py",
                                      "notebooks/exercises/check.py"])
 @pytest.mark.parametrize("end", ["interrupted", "unread", "forever"])
 def test_every_checker_ends_without_a_traceback(program, end, tmp_path):
     """Ctrl-C, `| head -1`, --timeout inf: bugs of each of the three, now of one runner."""
-    slow = "import time\ndef score(*_): time.sleep(60)\ntemperature_logps = word_logps = score\n"
+    slow = "import time\ndef score(*_): time.sleep(60)\ntemperature_logps = choice_logps = score\n"
     given = [written(tmp_path, slow)]
     if "exercises" in program:
         given = ["1", "--folder", str(tmp_path)]
         written(tmp_path, slow, "01_temperature_zero.py")
     if end != "interrupted":
         given = {"check.py": [ORACLE, "--only", "nll"], "check_model.py": [
-            str(FOLDER / "adapters/model_ours.py"), "--only", "pairs"]}[Path(program).name]
+            str(FOLDER / "adapters/model_ours.py"), "--only", "pairs all"]}[Path(program).name]
         given = ["1", "--solutions"] if "exercises" in program else given
     given += ["--timeout", "inf"]
     start = subprocess.Popen([sys.executable, str(FOLDER.parent / program), *given], text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     if end == "interrupted":
-        time.sleep(6)
+        time.sleep(2)
         start.send_signal(signal.SIGINT)
     elif end == "unread":
         start.stdout.readline()
@@ -285,10 +440,12 @@ def test_every_checker_ends_without_a_traceback(program, end, tmp_path):
         start.stdout = None
     errors = start.communicate(timeout=90)[1]
     assert "Traceback" not in errors
-    assert start.returncode == {"interrupted": 130, "unread": start.returncode, "forever": 0}[end]
+    fits = dict(interrupted=(130, -signal.SIGINT), unread=(0, 1, 2), forever=(0,))
+    assert start.returncode in fits[end]
 
 
-# ---- options -----------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------
+
 
 def names(lines):
     return [line.split()[1] for line in lines if line[:4] in ("pass", "MISS", "skip")]
@@ -320,7 +477,7 @@ def test_a_skip_file_stays_green_with_random_cases(capsys, tmp_path):
     known = tmp_path / "known.txt"
     known.write_text("\n".join(["# today", *(x for x in lines if x.startswith("MISS"))]) + "\n",
                      encoding="utf-8")
-    assert status == 1 and run(capsys, path, "--skip", known, "--fuzz", "60")[0] == 0
+    assert status == 1 and run(capsys, path, "--skip", known, "--fuzz", "20")[0] == 0
     known.write_text("joint-token-nosuch\n", encoding="utf-8")
     with pytest.raises(SystemExit):
         check.main([path, "--skip", str(known)])
@@ -342,120 +499,43 @@ def test_json_has_status_marks_causes_and_commit(capsys, tmp_path):
     assert runner.commit(path).endswith("+")
 
 
-# ---- planted mistakes --------------------------------------------------------------------------
+# --- planted mistakes -----------------------------------------------------------------------------
 
-TRL, OURS = "adapters/trl_style.py", "adapters/ours.py"
-MASK = 'mask=torch.tensor(x["mask"])'
-TAUS = "taus = logits.new_tensor(temperatures)[:, None]"
-RESPONSE = 'response = batch["completion_mask"][:, 1:] == 1'
-MARGIN = "return -F.logsigmoid(self.beta * (chosen - rejected))"
-WARM = "warm = (logits[..., None, :] / torch.where(taus > 0, taus, 1)).log_softmax(-1)"
-LATENT = "ratios = log_ratio(safe_logsumexp(text + tau), safe_logsumexp(ref_text + ref_tau))"
-PLANTED = {  # name: (implementation, its text, what is planted, words of the cause, or None)
-    "padding counted": (OURS, MASK, 'mask=torch.ones(x["mask"].shape, dtype=torch.bool)',
-                        "mask ignored"),
-    "end of text dropped": (
-        OURS, MASK, 'mask=torch.tensor(x["mask"]) & (torch.tensor(x["mask"]).flip(1).cumsum(1)'
-        '.flip(1) > 1)', "last response token"),
-    "columns from 0 on counted": (
-        OURS, MASK, 'mask=torch.tensor(x["mask"]).flip(1).cumsum(1).flip(1) > 0',
-        "of the prompt, and the mask's holes"),
-    "prompt counted": (TRL, RESPONSE, RESPONSE + '\n        response = response | (torch.arange('
-                       'response.shape[1]) < batch["prompt_ends"][:, None])', None),
-    "mean over tokens": (TRL, "return total\n", "return total / response.sum(1)\n",
-                         "mean over response"),
-    "mean over columns": (TRL, "return total\n", "return total / (response.shape[1] - 3)\n",
-                          "mean over all columns"),
-    "logits one late": (TRL, "outputs.logits[:, :-1]", "outputs.logits.roll(1, 1)[:, :-1]",
-                        "logits one position late"),
-    "tau labels one late": (
-        OURS, 'tau_idx=torch.tensor(x["tau_idx"])', 'tau_idx=torch.tensor(x["tau_idx"]).roll(1, 1)',
-        "tau_idx one position late"),
-    "temperatures sorted": (TRL, TAUS, TAUS.replace("temperatures)", "sorted(temperatures))"),
-                            "temperatures sorted"),
-    "vocabulary padded": (
-        TRL, "    " + TAUS, "    logits = F.pad(logits, (0, 60))\n    " + TAUS,
-        "60 tokens more than the vocabulary has"),
-    "label smoothing": (TRL, MARGIN, "x = self.beta * (chosen - rejected)\n        "
-                        "return -0.9 * F.logsigmoid(x) - 0.1 * F.logsigmoid(-x)",
-                        "label smoothing of 0.1"),
-    "pairs shuffled": (TRL, MARGIN, MARGIN.replace("rejected)", "rejected.roll(1))"),
-                       "different pairs"),
-    "tau in float16": (TRL, TAUS, TAUS.replace("logits.new_tensor(temperatures)", "torch.tensor("
-                       "temperatures, dtype=torch.float16).to(logits)"), "in float16"),
-    "tau in bfloat16": (TRL, TAUS, TAUS.replace("logits.new_tensor(temperatures)", "torch.tensor("
-                        "temperatures, dtype=torch.bfloat16).to(logits)"), "in bfloat16"),
-    "softmax + epsilon": (TRL, WARM, WARM.replace("log_softmax(-1)", "softmax(-1).add(1e-8).log()"),
-                          "log(softmax + 1e-08) of the tokens"),
-    "temperature twice": (TRL, WARM, WARM.replace("taus, 1)", "taus ** 2, 1)"), "applied twice"),
-    "temperature forgotten": (TRL, WARM, WARM.replace("taus, 1)", "1., 1)"), "not applied"),
-    "temperature multiplied": (TRL, WARM, WARM.replace("/ torch", "* torch"), "multiplied by the"),
-    "0 as 1e-5": (TRL, TAUS, TAUS + ".clamp(min=1e-5)", "division by 1e-05"),
-    "0 as 3e-7": (TRL, TAUS, TAUS + ".clamp(min=3e-7)", "division by 3e-07"),
-    "0 taken as 1": (TRL, TAUS, TAUS + "\n    taus = taus + (taus == 0)", "taken as 1"),
-    "-inf as -1e9": (TRL, "torch.where(top, 0.0, -torch.inf)", "torch.where(top, 0.0, -1e9)",
-                     "-1e+09 in place of minus infinity"),
-    "sides swapped": (TRL, "chosen, rejected = self.scores", "rejected, chosen = self.scores",
-                      "swapped"),
-    "beta missing": (TRL, "self.beta * (chosen", "(chosen", "beta missing"),
-    "beta halved": (TRL, "self.beta * (chosen", "self.beta / 2 * (chosen", "beta 0.5 times"),
-    "reference model missing": (
-        TRL, "return torch.where(usable, policy, 0) - torch.where(usable, reference, 0)",
-        "return torch.where(usable, policy, 0)", "reference language model missing"),
-    "decoder reference missing": (TRL, "if ref_model.has_head and", "if False and",
-                                  "decoder reference missing"),
-    "sequence temperature per token": (
-        TRL, "total = tau[:, 0].gather(-1, sampled.max(1).values)[:, 0]",
-        "total = response.sum(1) * tau[:, 0].gather(-1, sampled.max(1).values)[:, 0]",
-        "once per token"),
-    "log K missing": (TRL, "(torch.ones_like(tau) / tau.shape[-1]).log()", "torch.zeros_like(tau)",
-                      "log K missing"),
-    "exact marginal forgotten": (TRL, 'if self.loss_type == "latent_exact":', "if False:",
-                                 "exact marginal confused"),
-    "joint without its text": (TRL, 'if self.loss_type == "joint":', "if False:",
-                               "computes `separate`"),
-    "mean of logs": (TRL, LATENT, "ratios = log_ratio((text * tau.exp()).sum(-1), "
-                     "(ref_text * ref_tau.exp()).sum(-1))", "log of the mean"),
-    "no gradient of the text": (TRL, "return text, head", "return text.detach(), head",
-                                "no gradient reaches lm_logits"),
-    "mean of the batch": (TRL, MARGIN, MARGIN + ".mean().expand(len(chosen))", "over the batch"),
-    "gradient of the mean": (TRL, "trainer.compute(*inputs).sum()",
-                             "trainer.compute(*inputs).mean()", "0.5 times"),
-    "IPO": (TRL, MARGIN, "return (chosen - rejected - 0.5 / self.beta) ** 2", "the loss of IPO"),
-    "decoder without log-softmax": (TRL, "head.to(text.dtype).log_softmax(-1)",
-                                    "head.to(text.dtype)", "without log-softmax"),
-    "last of a tie": (TRL, "F.one_hot(logits.argmax(-1),", "F.one_hot(logits.shape[-1] - 1 - "
-                      "logits.flip(-1).argmax(-1),", "lowest index"),
-    "NaN": (TRL, "usable = policy.isfinite() & reference.isfinite()",
-            "usable = torch.ones_like(policy, dtype=torch.bool)", "NaN"),
-    "log of a sigmoid": (TRL, MARGIN, "return -torch.sigmoid(self.beta * (chosen - rejected)).log()",
-                         "log(sigmoid(x)) overflows"),
-    "text counted twice": (TRL, "total + torch.where(response", "total + 2 * torch.where(response",
-                           "the text term 2 times"),
-    "a target margin": (TRL, MARGIN, MARGIN.replace("rejected)", "rejected) - 0.3"),
-                        "a target margin of 0.3"),
-    "everything in float32": (TRL, "return -chosen", "return -chosen.float()", None),
-    "losses in float32": (TRL, MARGIN, MARGIN.replace("(chosen - rejected)",
-                          "(chosen - rejected).float()"), "something computes in float32"),
-    "log-softmax in bfloat16": (TRL, WARM, WARM.replace(".log_softmax", ".bfloat16().log_softmax"),
-                                "something computes in bfloat16"),
-    # not in the list: no cause may be named
-    "a KL penalty": (TRL, MARGIN, MARGIN + " + 0.01 * chosen ** 2", None),
-    "a cut of the logits": (TRL, WARM, WARM.replace(" / torch.", ".clamp(min=-1) / torch."), None),
-}
+
+def planted(of_losses):
+    """Of planted_in_adapters.txt every twelfth, or all.  -> [(name, files, question, words, changes)]"""
+    entries = []
+    for mistake in mistakes.known(Path(__file__).with_name("planted_in_adapters.txt")):
+        name, files, question, words = mistake.cause.split(" | ")
+        if (question == "losses") == of_losses:
+            entries.append((name, files.split(), question, words, mistake.changes))
+    return entries if os.environ.get("PLANTED") == "all" else entries[4::12]
+
+
+def planted_module(files, changes, folder):
+    """The last of some adapters, changed, as it would be asked.  -> runner.Here"""
+    left = dict(changes)
+    for file in files[::-1]:
+        place = FOLDER / "adapters" / file
+        text = place.read_text(encoding="utf-8")
+        left = {right: wrong for right, wrong in left.items() if right not in text}
+        for right, wrong in changes:
+            text = text.replace(right, wrong)
+        text = text.replace("Path(__file__).resolve()", f"Path({str(place)!r})")
+        text = text.replace("Path(__file__).parents[1]", repr(str(FOLDER)))
+        path = written(folder, text, file)
+    assert not left, f"{left} is no longer there"
+    sys.modules.pop("trl_style", None)
+    return loaded(path)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_mistake_is_missed_and_named(name, tmp_path):
-    implementation, right, wrong, words = PLANTED[name]
-    source = (FOLDER / implementation).read_text(encoding="utf-8")
-    assert right in source, name
-    source = source.replace("Path(__file__).resolve().parents[2]", repr(str(FOLDER.parent)))
-    path = written(tmp_path, source.replace(right, wrong), re.sub(r"\W", "_", name) + ".py")
-    misses, causes = judged_here(loaded(path), GOLDEN[::3])
+@pytest.mark.parametrize("name, files, question, words, changes", planted(True),
+                         ids=lambda x: x if isinstance(x, str) else "")
+def test_a_planted_mistake_is_missed_and_named(name, files, question, words, changes, tmp_path):
+    misses, causes = judged_here(planted_module(files, changes, tmp_path), GOLDEN[::3])
     assert misses and not any("raised" in line for _, line in misses[:1]), misses
-    assert words in causes[0][0] if words else not causes, causes
+    assert words in causes[0][0] if words != "not named" else not causes, causes
 
 
 def test_a_cause_of_gradients_needs_right_values():
@@ -476,5 +556,5 @@ def test_whatever_is_wrong_is_explained_or_not_but_never_a_crash():
             loss.calls % 6])
     loss.calls = 0
     misses, _ = judged_here(runner.Here(SimpleNamespace(loss=loss)),
-                            GOLDEN[::9] + list(cases.fuzz(11, 8)))
+                            GOLDEN[::9] + [*map(cases.answered, cases.fuzz(11, 8))])
     assert len(misses) == 18
