@@ -74,7 +74,7 @@ class AdaptiveDecoder(nn.Module):
 
 def checked_choices(choices):
     """Temperatures, as floats, and functions.  -> tuple; ValueError if one is invalid"""
-    choices = tuple(choice if callable(choice) else float(choice) for choice in choices)
+    choices = tuple(x if callable(x) else float(x) + 0.0 for x in choices)  # -0.0 is 0.0
     valid = [hasattr(x, "name") if callable(x) else 0 <= x <= HOTTEST for x in choices]
     require(choices and all(valid), f"choices are {choices}; give temperatures from 0 to "
                                     f"{HOTTEST:g}, or functions of logits with a name")

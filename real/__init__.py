@@ -1,8 +1,8 @@
-"""A real language model: any causal one of Hugging Face's, decoded at temperatures that it chooses.
+"""A real language model of transformers, and a decoder that picks its temperatures.
 
-    hf.py               a transformers model as the module that `generate` takes
-    models.py           small models from packages, without a download of their own; any GGUF file
-    custom_generate.py  the decoder in transformers' own `generate`
-    tasks.py            what it is asked, with exact rules as rewards; the lists are in prompts.json
-    train.py            LPO around it: sample, score, pair, update, measure
+    hf.py       generate and response_logps for any causal model that transformers loads
+    models.py   small models from packages; GGUF files, folders, names of the hub
+    tasks.py    what the model is asked, with exact rules as rewards; the lists are in prompts.json
+    train.py    LPO beside tuned rules (choices.json): sample, reward, pair, update, measure
+    figures.py  two figures of a run
 """

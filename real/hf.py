@@ -1,229 +1,224 @@
-"""Any causal language model of Hugging Face's as the module that `generate` takes.
+"""A real language model: any causal one of transformers, as AutoModelForCausalLM gives it.
 
-    model = wrap(lm)
-    generate(model, prompts, 64, decoder=AdaptiveDecoder(model.config.n_embd), eos=model.eos_ids)
+    decoder = AdaptiveDecoder(lm.get_output_embeddings().weight.shape[1])
+    rollout = generate(lm, prompts, 64, decoder=decoder)
+    logps = response_logps(lm, decoder, prompts, rollout)
+    lm.generate(**inputs, max_new_tokens=64, custom_generate=Adaptive(decoder))
 
-A causal model has a body, which makes hidden states, and a head, which makes logits of them. The
-body runs over all tokens, the head only where somebody looks: logits of whole prompts would be
-gigabytes at a vocabulary of 49,152. Everything that leaves here is float32 at least.
+transformers samples, with its caches, padding, processors and stopping. The decoder sees the hidden
+state that enters the output embedding; logits are the model's own. From time to time a text is read
+again, alone and without a cache: a model whose states then differ is refused by name. So are beams,
+and whatever is not one causal model.
 
-B rows, T tokens, S slots of the cache (in eights), C hidden width, V words, K choices.
+B responses, T response tokens, K choices, V vocabulary size, C hidden width, S tokens of a text.
 """
-import copy
-import inspect
-import math
-from types import SimpleNamespace
-
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
-from transformers import AttentionInterface, DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from torch.nn.functional import pad as filled_up
+from transformers import LogitsProcessorList, PreTrainedModel
 
-from decoder import as_evaluated, response_places, right_padded
-from lpo import ResponseLogps, at_least_float32, require, temperature_logps
+import decoder as decoding
+from lpo import ResponseLogps, require
 
-# --- the model ------------------------------------------------------------------------------------
+AT_ONCE = dict(cpu=2 ** 24, cuda=2 ** 30)  # logits of scored texts: 64 MiB and 4 GiB in float32
 
 
-class Wrapped(nn.Module):
-    """`model(idx)` -> Logits, hidden: the state that the head sees, behind the final norm.
+# --- hidden states --------------------------------------------------------------------------------
 
-    Of a transformers model (AutoModelForCausalLM), on the same weights.
-    config: vocab_size, block_size (infinite if the model has no longest text) and n_embd. eos_ids:
-    the ids that end a text, as the model's generation_config lists them.
+
+class Tap:
+    """A hook before the output embedding, which notes the hidden states that enter it.
+
+    It stays there: compiled code does not notice that a hook comes or goes.
     """
 
-    def __init__(self, lm):
-        super().__init__()
-        self.lm = lm
-        self.head_alone = without_body(lm)
-        theirs = lm.config.get_text_config()
-        self.config = SimpleNamespace(
-            vocab_size=theirs.vocab_size, n_embd=theirs.hidden_size,
-            block_size=getattr(theirs, "max_position_embeddings", None) or math.inf)
-        eos = lm.generation_config.eos_token_id
-        self.eos_ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    def __init__(self):
+        self.columns = None  # (B,n,1): only the states of these go on to the embedding
+        self.hidden = None   # (B,n,C) of these, or of all that came
+        self.compared = frozenset()  # kinds of generation whose states were compared
 
-    def forward(self, idx, cache=None):
-        """(B,T) -> Logits (B,T,V), hidden (B,T,C). A cache, still empty, takes keys and values."""
-        known = {} if cache is None else cache.arguments(idx.shape[1])
-        hidden = self.lm.base_model(idx, use_cache=cache is not None, **known).last_hidden_state
-        return Logits(self.head, hidden), at_least_float32(hidden)
+    def __call__(self, embedding, args):
+        hidden = args[0] if self.columns is None else args[0].take_along_dim(self.columns, 1)
+        self.hidden = hidden.detach() if self.columns is None else hidden
+        return (hidden, *args[1:])
 
-    def head(self, hidden):
-        """lm's own way from hidden states to logits, scaled or capped as it does.  -> (...,V)"""
-        logits = self.head_alone(inputs_embeds=hidden.view(1, -1, hidden.shape[-1])).logits
-        return at_least_float32(logits.view(*hidden.shape[:-1], -1))
-
-    def new_cache(self, batch, length):
-        """An empty cache for `batch` rows of at most `length` tokens."""
-        return Slots(self, batch, length)
+    def take(self, lm):
+        """The states, once.  -> (B,n,C), in float32 at least"""
+        hidden, self.hidden = self.hidden, None
+        require(hidden is not None and hidden.dim() == 3,
+                f"{type(lm).__name__} passes no hidden states (B,S,C) to its output embedding")
+        return decoding.at_least_float32(hidden)
 
 
-wrap = Wrapped
+def tap_of(lm):
+    """The model's Tap, set by the first call. ValueError on what is not one causal model."""
+    embedding = lm.get_output_embeddings() if isinstance(lm, PreTrainedModel) else None
+    require(isinstance(embedding, torch.nn.Module) and not lm.config.is_encoder_decoder,
+            f"{type(lm).__name__} is no causal model as AutoModelForCausalLM gives it; unwrap it")
+    if not hasattr(embedding, "tap"):
+        embedding.tap = Tap()
+        embedding.register_forward_pre_hook(embedding.tap)
+        torch.compiler.reset()  # what was compiled before would not call it
+    return embedding.tap
 
 
-class Logits:
-    """Logits (B,T,V) that are made where they are looked at: logits[rows, places] -> (...,V)."""
-
-    def __init__(self, head, hidden):
-        self.head = head
-        self.hidden = hidden
-
-    def __getitem__(self, at):
-        return self.head(self.hidden[at])
-
-
-class Given(nn.Module):
-    """In the place of a body: its inputs are its hidden states."""
-
-    def forward(self, *_, inputs_embeds, **__):
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
+def read(lm, idx, columns):
+    """A plain pass over texts, and what it has at n columns.  (B,S), (B,n) -> (B,n,V), (B,n,C)"""
+    tap = tap_of(lm)
+    tap.columns = columns[..., None]
+    try:
+        return lm(input_ids=idx, use_cache=False).logits, tap.take(lm)
+    finally:
+        tap.columns = tap.hidden = None
 
 
-def without_body(lm):
-    """The same model, its weights included, but that hidden states are given.  -> nn.Module"""
-    head = copy.copy(lm)
-    head._modules = lm._modules | {lm.base_model_prefix: Given()}
-    return head
+def compare(lm, text, columns, seen):
+    """ValueError if the text (S,), read alone, has other states at n columns than seen (n,C)."""
+    hidden = read(lm, text[None], text.new_tensor([columns]))[1][0]
+    tolerance = 1e-3 if lm.dtype.itemsize >= 4 else 0.1
+    require((seen - hidden).abs().mean() <= tolerance * hidden.abs().mean(),
+            f"{type(lm).__name__} has other hidden states beside padding, or with its cache, than "
+            "for the text alone; try prompts of one length, or use_cache=False")
 
 
-# --- keys and values kept -------------------------------------------------------------------------
+# --- scoring --------------------------------------------------------------------------------------
 
 
-def one_query(module, query, key, value, mask, scaling=None, **_):
-    """Attention of one new token a row: (B,H,1,D), (B,G,S,D), (B,G,S,D) -> (B,1,H,D), None.
+def scored(lm, choices, prompts, rollout):
+    """Hidden states that predict response tokens, and log P(y_t | choice k).  -> (B,T,C), (B,T,K)
 
-    H / G queries share a key. The library may copy each key H / G times before it attends, two
-    fifths of the time of a step with 1,024 rows; here they are rows of one product.
+    As many texts at once as have AT_ONCE logits, or one.
     """
-    B, H, _, D = query.shape
-    queries = query.reshape(B, key.shape[1], -1, D)  # (B,G,H/G,D)
-    scores = queries @ key.mT * (D ** -0.5 if scaling is None else scaling) + mask
-    return (scores.softmax(-1) @ value).view(B, 1, H, -1), None
+    tokens = rollout.tokens.to(lm.device)
+    B, T = tokens.shape
+    longest = max(map(len, prompts)) + T
+    rows = AT_ONCE[lm.device.type] // (longest * lm.config.get_text_config().vocab_size) or 1
+    parts = []
+    for start, some in zip(range(0, B, rows), tokens.split(rows)):
+        idx, pad = decoding.padded(lm, prompts[start:start + rows], T, left=False)
+        n = idx.shape[1] - pad  # lengths of the prompts
+        columns = n[:, None] + torch.arange(T, device=lm.device)  # of the tokens
+        idx = torch.cat([idx, torch.zeros_like(some)], 1).scatter(1, columns, some)
+        with decoding.evaluating(lm):
+            logits, hidden = read(lm, idx, columns - 1)
+            row = n.argmin()
+            compare(lm, idx[row, :n[row]], [n[row] - 1], hidden[row, :1])
+        parts.append((hidden, decoding.temperature_logps(logits, some, choices)))
+    return [torch.cat(part) for part in zip(*parts)]
 
 
-AttentionInterface.register("one_query", one_query)
-
-
-class Slots(DynamicCache):
-    """One slot a position, in tensors that stay in place, as fast/cache.py has it for model.py.
-
-    A layer hands its new keys and values to `update` and attends to what that gives back. Rows are
-    padded on the right: each writes at its own place, and the mask hides what it has not written.
-    """
-    recordable = True
-
-    def __init__(self, model, batch, length):
-        super().__init__()
-        self.config = config = model.lm.config.get_text_config()
-        self.attention = attention = config._attn_implementation
-        takes = inspect.signature(model.lm.base_model.forward).parameters
-        window = getattr(config, "sliding_window", None)
-        kinds = getattr(config, "layer_types", None) or [
-            "full_attention" if window is None else "sliding_attention"]
-        far = dict(full_attention=math.inf, sliding_attention=window)
-        require(far.keys() >= set(kinds) and "position_ids" in takes,
-                f"a {config.model_type} keeps more than keys and values; use decoder.generate")
-        require(attention in ("sdpa", "eager"),
-                f"attention is {attention}; load with attn_implementation='sdpa'")
-        self.sees = {kind: far[kind] for kind in kinds}  # layers of a kind: so many places
-        self.name = "cache" if "cache" in takes else "past_key_values"  # before transformers 5.20
-        self.model = model
-        self.length = length
-        self.used = 0
-        self.kv = {}  # layer -> keys and values (B,H,S,D)
-        self.pos = None  # (B,): where the newest tokens go; None while the prompts come in
-
-    def arguments(self, new):
-        """What a body wants beside the first tokens."""
-        require(self.used == 0, "the cache has tokens; go on by step()")
-        self.used = new
-        return {self.name: self}
-
-    def update(self, k, v, layer, *_, **__):
-        """A layer's new keys and values (B,H,T,D) -> all that it may attend to."""
-        if self.pos is None:
-            free = self.length + -self.length % 8 - k.shape[2]
-            self.kv[layer] = [F.pad(x, (0, 0, 0, free)) for x in (k, v)]
-            return k, v
-        for kept, x in zip(self.kv[layer], (k, v)):
-            kept.scatter_(2, self.pos[:, None, None, None].expand_as(x), x)
-        return [kept[:, :, :self.seen] for kept in self.kv[layer]]
-
-    def keep(self, rows):
-        """These rows, which may repeat, and no others."""
-        self.kv = {layer: [x[rows] for x in kept] for layer, kept in self.kv.items()}
-
-    def step(self, idx, pos):
-        """One more token a row, at its place pos.  (B,), (B,) -> logits (B,V), hidden (B,C)"""
-        self.used += 1
-        self.seen = self.used + -self.used % 8  # slots
-        self.pos = pos
-        back = pos[:, None] - torch.arange(self.seen, device=pos.device)  # (B,S): places ago
-        masks = {kind: torch.where((back >= 0) & (back < sees), 0.0, -math.inf).to(
-            self.model.lm.dtype)[:, None, None] for kind, sees in self.sees.items()}
-        mask = masks if len(masks) > 1 else masks.popitem()[1]  # as bodies with two kinds take it
-        if self.attention == "sdpa":
-            self.config._attn_implementation = "one_query"
-        try:
-            hidden = self.model.lm.base_model(
-                idx[:, None], attention_mask=mask, position_ids=pos[:, None], use_cache=True,
-                **{self.name: self}).last_hidden_state[:, 0]
-        finally:
-            self.config._attn_implementation = self.attention
-        return self.model.head(hidden), at_least_float32(hidden)
-
-
-# --- scoring what was drawn -----------------------------------------------------------------------
-
-AT_ONCE = 2 ** 24  # logits: 64 MiB in float32, of which a choice makes some four copies
-
-
-@torch.no_grad()
-def frozen_pass(model, choices, prompts, rollout, tokens=2 ** 14):
-    """All that a frozen language model has to say of responses.  -> hidden (B,T,C), logps (B,T,K)
-
-    The hidden states that decide, log P(y_t | tau_k) of each choice; zeros under the mask. The body
-    runs on as many rows at once as have `tokens` tokens, padding included (at least on one), the
-    head on AT_ONCE logits: no array has a whole vocabulary for each token. The rollout may be on
-    another device.
-    """
-    B, T = rollout.tokens.shape
-    idx, lengths = right_padded(model, prompts, B, T)
-    rows = max(1, tokens // idx.shape[1])
-    places = response_places(lengths, T)  # (B,T)
-    words, mask = rollout.tokens.to(idx.device), rollout.mask.to(idx.device)
-    idx.scatter_(1, places, words)
-    exact = dict(dtype=torch.promote_types(model.lm.dtype, torch.float32), device=idx.device)
-    hidden = torch.zeros(B, T, model.config.n_embd, **exact)
-    text_logps = torch.zeros(B, T, len(choices), **exact)
-    tokens_at_once = max(1, AT_ONCE // model.config.vocab_size)
-    with as_evaluated(model):
-        for some in torch.arange(B, device=idx.device).split(rows):
-            before = places[some][mask[some]] - 1  # where each response token is predicted
-            logits, states = model(idx[some, :before.max() + 1])
-            row, column = mask[some].nonzero(as_tuple=True)  # of all response tokens
-            hidden[some[row], column] = states[row, before]
-            for r, t, place in zip(*(x.split(tokens_at_once) for x in (row, column, before))):
-                b = some[r]
-                text_logps[b, t] = temperature_logps(logits[r, place], words[b, t], choices)
-    return hidden, text_logps
-
-
-def response_logps(decoder, rollout, frozen, ref_decoder=None):
-    """What a decoder makes of responses, and of frozen_pass of them.  -> ResponseLogps
-
-    As decoder.response_logps where the language model is frozen; a loop that trains the decoder
-    needs frozen_pass only once.
-    """
-    require(rollout.tau_idx is not None,
-            "this rollout has a fixed temperature; generate it with a decoder")
-    hidden, text_logps = frozen
+def response_logps(lm, decoder, prompts, rollout, ref_lm=None, ref_decoder=None):
+    """As decoder.response_logps. Without ref_lm the model is frozen, and gets no gradient."""
+    require(rollout.tau_idx is not None, "this rollout has no choices; generate it with a decoder")
+    with torch.set_grad_enabled(ref_lm is not None and torch.is_grad_enabled()):
+        hidden, text_logps = scored(lm, decoder.choices, prompts, rollout)
     with torch.no_grad():
-        ref_tau_logps = None if ref_decoder is None else ref_decoder.response(hidden)
-    return ResponseLogps(
-        tau_logps=decoder.response(hidden), tau_idx=rollout.tau_idx.to(hidden.device),
-        mask=rollout.mask.to(hidden.device), text_logps=text_logps, ref_text_logps=text_logps,
-        ref_tau_logps=ref_tau_logps)
+        ref = scored(ref_lm, decoder.choices, prompts, rollout) if ref_lm else (hidden, text_logps)
+        ref_tau_logps = ref_decoder and ref_decoder.response(ref[0])
+    tau_idx, mask = rollout.tau_idx.to(lm.device), rollout.mask.to(lm.device)
+    return ResponseLogps(decoder.response(hidden), tau_idx, mask, text_logps, ref[1], ref_tau_logps)
+
+
+# --- generation -----------------------------------------------------------------------------------
+
+
+def sample_at(logits, tau, generator):
+    """One index per row from softmax(logits / tau), the arg-max at 0.  (B,N), (B,1) -> (B,)
+
+    Each index waits for an exponential time, of rate exp(logits / tau), and the first to come is
+    taken. In float64, so that rare tokens have their chance; the device is asked for no value.
+    """
+    times = torch.empty(logits.shape, dtype=torch.float64, device=logits.device)
+    return (logits - tau * times.exponential_(generator=generator).log_()).argmax(-1)
+
+
+class Adaptive:
+    """The decoder in lm.generate(..., custom_generate=Adaptive(decoder)); tau_idx has its choices.
+
+    Processors (a minimum length, forbidden words) act before the choice. Warpers (temperature,
+    top_k, top_p ...) do not act: the choice is in their place, do_sample or not. For one call at a
+    time, and a model in eval() mode.
+    """
+
+    def __init__(self, decoder=None, greedy=False, generator=None, plan=None):
+        self.decoder = decoder
+        self.greedy = greedy
+        self.generator = generator
+        self.plan = plan  # without a decoder: tokens so far (B,t) -> B choices
+
+    def __call__(self, model, input_ids, logits_processor, **others):
+        config, mask = others["generation_config"], others.get("attention_mask")
+        plain = config.get_generation_mode().value in ("sample", "greedy_search")
+        require(plain and config.guidance_scale in (None, 1),
+                "choices go neither with beams nor with guidance; leave these options out")
+        self.lm, self.start = model, input_ids.shape[1]
+        self.tau_idx, self.seen, self.sum = input_ids[:, :0], [], 0
+        pad = input_ids.new_zeros(len(input_ids)) if mask is None else (mask == 0).sum(1)
+        self.row = int(pad.argmax())  # the shortest prompt, whose states are compared
+        processors = [p for p in logits_processor if not type(p).__name__.endswith("Warper")]
+        result = model._sample(input_ids, LogitsProcessorList([*processors, self.choose]), **others)
+        require(self.sum.isfinite().all(), "the model or decoder gives NaN, or no possible token")
+        text = getattr(result, "sequences", result)[self.row, pad[self.row]:-1]
+        n, tap = self.start - int(pad[self.row]), tap_of(model)
+        kind = (n < self.start, n.bit_length(), len(text).bit_length(),
+                type(others.get("past_key_values")))
+        if kind not in tap.compared:
+            compare(model, text, [n - 1, len(text) - 1], torch.stack(self.seen))
+            tap.compared |= {kind}
+        return result
+
+    def choose(self, input_ids, logits):
+        """Pick each row's choice, sample a token at it, and leave nothing else.  (B,V) -> (B,V)"""
+        hidden = tap_of(self.lm).take(self.lm)[:, -1].to(logits.device)  # (B,C)
+        self.seen = [*self.seen[:1], hidden[self.row]]  # at the first and the newest column
+        written = input_ids[:, self.start:]
+        if self.decoder is None:
+            of_rows = self.plan(written)
+            choices = decoding.checked_choices(dict.fromkeys(of_rows))
+            k = torch.tensor([choices.index(choice) for choice in of_rows], device=logits.device)
+        else:
+            choices, tau_logps = self.decoder.choices, self.decoder(hidden)  # (B,K)
+            self.sum = self.sum + tau_logps[:, 0]
+            k = tau_logps.argmax(-1) if self.greedy else sample_at(tau_logps, 1, self.generator)
+            if self.decoder.level == "sequence" and written.shape[1]:
+                k = self.tau_idx[:, 0]
+        self.tau_idx = torch.cat([self.tau_idx, k[:, None]], 1)
+        if any(map(callable, choices)):
+            counts = decoding.counts_of(written, logits.shape[1])
+            logits, choices, k = decoding.logps_at(logits, choices, k, counts), [1], k * 0
+        self.sum = self.sum + logits.amax(-1)
+        tau = torch.tensor(choices, dtype=torch.float64, device=logits.device)[k, None]
+        token = sample_at(logits, tau, self.generator)
+        return torch.full_like(logits, -torch.inf).scatter(1, token[:, None], 0.0)
+
+
+def by_transformers(options, lm, prompts, T, decoder, plan, greedy, ends, generator):
+    """What decoder.sampling_loop does, by lm.generate.  -> tokens (B,T), tau_idx (B,T)"""
+    idx, pad = decoding.padded(lm, prompts, T, left=True)
+    S, config = idx.shape[1], lm.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None) or torch.inf
+    ids = torch.cat([idx.flatten(), ends])
+    require(S + T <= context and 0 <= ids.min() and ids.max() < config.vocab_size,
+            f"{S} + {T} tokens, ids (with eos) from {ids.min()} to {ids.max()}; give "
+            f"{type(lm).__name__} at most {context} tokens, and ids below {config.vocab_size}")
+    adaptive = Adaptive(decoder, greedy, generator, plan)
+    mask = torch.arange(S, device=pad.device) >= pad[:, None]
+    texts = lm.generate(input_ids=idx, attention_mask=mask.long(), max_new_tokens=T,
+                        eos_token_id=ends.tolist() or None, pad_token_id=0, do_sample=False,
+                        custom_generate=adaptive, **options)
+    return [filled_up(x, (0, T - x.shape[1])) for x in (texts[:, S:], adaptive.tau_idx)]
+
+
+def generate(lm, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
+             eos=None, generator=None, **options):
+    """As decoder.generate, by lm.generate.  B token lists, also of unequal lengths -> Rollout
+
+    eos None: the model's own; (): none. options: as lm.generate takes them, such as min_new_tokens,
+    bad_words_ids, or cache_implementation="static" (compiled on a GPU). Raises ValueError, with its
+    name, on a model that cannot be served, and on options that do not go with choices.
+    """
+    tap_of(lm)
+    beyond = options.keys() & {"num_return_sequences", "stopping_criteria", "max_time", "streamer"}
+    require(not beyond, f"{beyond}: here is one response per prompt, up to eos; see Adaptive")
+    eos = lm.generation_config.eos_token_id if eos is None else eos
+    return decoding.generate(lm, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
+                             generator, lambda *given: by_transformers(options, *given))

@@ -92,7 +92,7 @@ EXPERIMENTS = {"lines": ("lines",), "mix": ("capital", "opposite", "list", "stor
                "repeats": ("repeats",)}
 
 
-def draw_prompts(experiment, split, n, rng):
+def sample_prompts(experiment, split, n, rng):
     """n of (task, what is asked), the tasks in turn.
 
     One comes again only where 100 tries find no new one: as a rule once all have come.

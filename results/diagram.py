@@ -12,7 +12,7 @@ from toy.figures import FIXED, SEQUENCE, SHADES, TOKEN, ink_on, plot, shades
 FIGURES = Path(__file__).resolve().parent / "figures"
 TAUS = (0.0, 0.4, 0.8, 1.2)
 WORDS = ("robin", "finds", "owl", ".")  # a line that should start with a bird
-DRAWN = (0.0, 1.2, 0.8, 0.4)
+SAMPLED = (0.0, 1.2, 0.8, 0.4)
 
 
 def box(axis, x, y, text, width, edge="black", face="white", ink="black", height=9, **options):
@@ -39,7 +39,7 @@ def one_word(axis, y):
     """From the text so far to a word."""
     box(axis, 10, y, "prompt and\nthe words so far", 19)
     box(axis, 33, y, "language model,\nfrozen", 18, edge=FIXED, face="#EEEEEE")
-    box(axis, 56, y + 11, "head (3-layer MLP)", 20)
+    box(axis, 56, y + 11, "AdaptiveDecoder", 20)
     box(axis, 78, y + 11, "$P(\\tau_k \\mid h)$", 15)
     temperature_box(axis, 98, y + 11, "$\\tau$ = 0.8", 0.8, 11)
     box(axis, 98, y - 9, "softmax($l\\,/\\,\\tau$)", 19)
@@ -51,10 +51,10 @@ def one_word(axis, y):
     axis.text(66, y - 8.3, "logits $l$", ha="center", va="bottom", fontsize=9.5)
     arrow(axis, (66, y + 11), (70.5, y + 11))
     arrow(axis, (85.5, y + 11), (92.5, y + 11))
-    axis.text(89, y + 12, "draw", ha="center", va="bottom", fontsize=9.5)
+    axis.text(89, y + 12, "sample", ha="center", va="bottom", fontsize=8)
     arrow(axis, (98, y + 7.5), (98, y - 4.5))
     arrow(axis, (107.5, y - 9), (113.5, y - 9))
-    axis.text(110.5, y - 8.2, "draw", ha="center", va="bottom", fontsize=9.5)
+    axis.text(110.5, y - 8.2, "sample", ha="center", va="bottom", fontsize=8)
     arrow(axis, (119, y - 13.5), (119, y - 19), (10, y - 19), (10, y - 4.5), colour=FIXED)
     axis.text(64, y - 18.5, "again, until the end of text", ha="center", va="bottom", fontsize=9.5,
               color=FIXED)
@@ -74,21 +74,21 @@ def level(axis, x, y, name, says, colour):
         temperature_box(axis, sum(places) / len(places), y + 4,
                         "$\\tau$ = 0.8 for the whole response", 0.8, 46)
         return
-    for at, tau in zip(places, DRAWN):
+    for at, tau in zip(places, SAMPLED):
         temperature_box(axis, at, y + 4, f"$\\tau$ = {tau:g}", tau, 10)
     for at in places[:-1]:  # a word is read before the next decision
         arrow(axis, (at + 5, y - 8), (at + 9, y + 0.5), colour=colour)
 
 
 def method(_=None):
-    """Hidden state, head, temperature, word; below, the two levels."""
+    """Hidden state, decoder, temperature, word; below, the two levels."""
     figure = Figure(figsize=(9.6, 5.6))
     axis = figure.add_axes((0.01, 0.01, 0.98, 0.98))
     axis.set(xlim=(-1, 127), ylim=(-36, 40))
     axis.set_axis_off()
     one_word(axis, 20)
-    level(axis, 7, -20, "token", "a decision a token", TOKEN)
-    level(axis, 72, -20, "sequence", "a decision a response", SEQUENCE)
+    level(axis, 7, -20, "token", "one decision per token", TOKEN)
+    level(axis, 72, -20, "sequence", "one decision per response", SEQUENCE)
     return figure
 
 

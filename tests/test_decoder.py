@@ -99,6 +99,7 @@ def test_weights_of_other_choices_or_another_level_are_refused(other, tmp_path):
 
 @pytest.mark.parametrize("options, words", [
     (dict(choices=(0.5, 0.5)), "choices share a name"),
+    (dict(choices=(0.0, -0.0)), "choices share a name"),
     (dict(choices=(top_p(0.9), top_p(0.9))), "choices share a name"),
     (dict(level="word"), "unknown level 'word'; choose from"),
     (dict(choices=("warm",)), "could not convert"), (dict(choices=()), "choices are")])

@@ -150,7 +150,7 @@ def test_the_whole_step_is_traced_in_one_piece():
         writing = Writing(model, [*map(tuple, prompts)], T, decoder, False, None)
         with torch.no_grad():
             writing.from_prompts()
-            for column in range(1, T):
+            for _ in range(1, T):
                 noise = torch.rand(len(prompts), 3 + 11, dtype=torch.float64)
                 any_size(writing, noise)
                 step(writing, noise)

@@ -26,7 +26,9 @@ MAY_IMPORT = {  # a file or a folder: what of ours, and which packages
     "playground": ({*CORE, "toy", "playground"}, {"torch", "numpy"}),
     "conformance/adapters": ({*CORE, *KIT, "toy"}, {"torch", "numpy", "jax", "transformers", "trl",
                                                     "safetensors"}),
-    "conformance": (KIT, {"numpy"})}
+    "conformance": (KIT, {"numpy"}),
+    "notebooks/exercises": ({"decoder", "tasks", "toy", "notebooks", "runner"},
+                            {"torch", "numpy"})}
 
 
 def place(path):

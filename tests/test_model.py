@@ -99,7 +99,7 @@ def test_limits_of_what_a_model_takes():
         with pytest.raises(ValueError, match="idx has ids outside 0 to 6"):
             model(torch.tensor(wrong))
     for T in (0, 5):
-        with pytest.raises(ValueError, match=f"{T} tokens do not fit into the context; give 1 to 4"):
+        with pytest.raises(ValueError, match=f"{T} tokens do not fit .*; give 1 to 4"):
             model(torch.zeros(1, T, dtype=torch.long))
     cache = model.new_cache(1, 4)
     model(torch.tensor([[1, 2, 3]]), cache)

@@ -139,7 +139,7 @@ def test_a_run_goes_into_a_page(browser, tmp_path):
     (tmp_path / "page.html").write_text(build.page(json.dumps(data)), encoding="utf-8")
     opened = Opened(browser, tmp_path / "page.html")
     for number, out in enumerate(outs):
-        results = json.loads((out / "results.json").read_text())
+        results = json.loads((out / "results.json").read_text(encoding="utf-8"))
         for name, file in results["decoders"].items():
             experiment, level, _ = name.split()
             kept = [build.flat(state).double()

@@ -40,7 +40,7 @@ def test_pairs_by_hand():
         (1, 0), (1, 2), (2, 0), (3, 0), (3, 2), (8, 9), (10, 9), (11, 8), (11, 9), (11, 10)]
 
 
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.uint64, np.float16, object])
+@pytest.mark.parametrize("dtype", [np.uint8, bool, np.int8, np.uint64, np.float16, object])
 def test_pairs_of_any_kind_of_number(dtype):
     """Bugs: unsigned numbers ordered by -x, where 255 stands for -1; bools, which have no minus."""
     rewards = np.array([[0, 1, 1], [1, 0, 0]]).astype(dtype)

@@ -75,7 +75,7 @@ def broken_rules(module, tasks, examples):
     if some() != some():
         yield "the same rng gave other examples; take all randomness from the rng that is given"
     if len(set(prompts)) < 150:
-        yield f"only {len(set(prompts))} of 300 prompts differ; 150 are needed, to train and to test"
+        yield f"only {len(set(prompts))} of 300 prompts differ; training and tests need 150"
     own = {tuple(prompt.split()[1:3]) for prompt, *_ in examples}
     for name, other in tasks.TASKS.items():
         both = own & {tuple(other.ask(rng).split()[1:3]) for _ in range(100)}

@@ -1,0 +1,93 @@
+"""What README.md and results/README.md claim, each with an assertion on the data.
+
+A sentence that is bold or that compares ends with a comment, `<!-- claim: name -->`. Here the name
+is a function with the sentence as its docstring, which asserts it on results/data, or raises. In
+the sentence `{mix:.2f}` stands for a number that the function returns under that name. So neither
+a changed sentence nor changed data go unnoticed.
+
+    python -m results.claims     check both pages
+"""
+import re
+
+from lpo import require
+from results.tables import HERE, Data
+from toy.files import program
+
+CLAIMS = {}
+PAGES = {HERE.parent / "README.md": "What comes out", HERE / "README.md": None}  # page -> section
+UNCHECKED = ("How to", "Reproduce")  # sections that define and explain
+COMPARES = re.compile(r"\b(than|beats?|beaten|wins?|loses?|ties?|better|worse|more|most|less|least|"
+                      r"fewer|above|below|exceeds?|ahead|behind|higher|lower|larger|smaller|gains?|"
+                      r"outperforms?|match(es)?|equals?|level with|no rule|none|as \w+ as|"
+                      r"significant(ly)?|clear(ly)?|twice|half|best|worst|only|always|never)\b", re.I)
+COMMENT = re.compile(r"<!-- claim: (\w+) -->")
+LEFT_OUT = re.compile(r"<!-- (?!claim: )\w+ -->.*?<!-- end -->|```.*?```|^\|.*?$|^!\[.*?$|^#.*?$",
+                      re.S | re.M)
+ENDS = re.compile(r"(?<=[.!?:;])(\*\*)?\)?(?=\s|$)|(?<=-->)")
+
+
+def claim(function):
+    CLAIMS[function.__name__] = function
+    return function
+
+
+def section_of(text, title):
+    """The text under a heading that starts so, or all of it without the sections of UNCHECKED."""
+    parts = re.split(r"^(?=##? )", text, flags=re.M)
+    if title is not None:
+        parts = [part for part in parts if part.lstrip("# ").startswith(title)]
+        require(parts, f"no section {title!r}")
+    return "\n".join(part for part in parts if not part.lstrip("# ").startswith(UNCHECKED))
+
+
+def plain(sentence):
+    """Without comments, links, marks of lists and bold, and with single spaces."""
+    sentence = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", COMMENT.sub("", sentence))
+    return " ".join(re.sub(r"\*\*|`|^\s*(-|\d+\.)\s", "", sentence).split())
+
+
+def sentences(text):
+    """[(sentence as it is written, name of its claim or None)]"""
+    found = []
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*- )", LEFT_OUT.sub("", text)):
+        # a comment belongs to what is before it, bold to the sentence that it ends in
+        paragraph = re.sub(r"\s*(<!-- claim: \w+ -->)", r"\1", paragraph)
+        for part in re.findall(r".+?(?:[.!?]\*{0,2}\)?(?:<!-- claim: \w+ -->)?(?=\s|$)|$)", paragraph,
+                               re.S):
+            if part.strip():
+                name = COMMENT.search(part)
+                found.append((part.strip(), name and name[1]))
+    return found
+
+
+def faults(text, data, claims=CLAIMS):
+    """What is wrong with a page's sentences, a line each; nothing if all claims hold."""
+    found = []
+    for sentence, name in sentences(text):
+        words = plain(sentence)
+        if name is None:
+            if "**" in sentence or COMPARES.search(words):
+                found.append(f"no claim: {words}")
+            continue
+        if name not in claims:
+            found.append(f"unknown claim {name}: {words}")
+            continue
+        try:
+            numbers = claims[name](data) or {}
+        except (AssertionError, KeyError, ValueError) as error:
+            found.append(f"false: {words} ({type(error).__name__}: {error})")
+            continue
+        wanted = " ".join(claims[name].__doc__.format(**numbers).split())
+        if words != wanted:
+            found.append(f"another sentence: {words} (the claim is: {wanted})")
+    return found
+
+
+# --- the claims -----------------------------------------------------------------------------------
+
+
+if __name__ == "__main__":
+    with program():
+        wrong = [fault for page, title in PAGES.items() for fault in
+                 faults(section_of(page.read_text(encoding="utf-8"), title), Data())]
+        require(not wrong, f"{len(wrong)} sentences:\n" + "\n".join(wrong))

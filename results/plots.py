@@ -1,0 +1,104 @@
+"""The figures of the results page, from results/data alone:  python -m results.plots
+
+One colour, one meaning: grey is a fixed temperature, pink a rule, blue LPO over temperatures, sky
+blue LPO over choices with a memory, green the oracle. Bars are 95 % intervals (intervals.py).
+"""
+import numpy as np
+
+from results.methods import LEVEL
+from results.plan import LPO, MEMORY, PICKED
+from results.tables import FIXED, HERE, ORACLE, SUBTASK, WITH, WITHOUT, Data
+from toy.figures import FIXED as GREY
+from toy.figures import ORACLE as GREEN
+from toy.figures import TOKEN as BLUE
+from toy.figures import panels, plot
+from toy.files import program
+
+PINK, SKY = "#CC79A7", "#56B4E9"
+COLOURS = {FIXED: GREY, WITHOUT: PINK, WITH: PINK, SUBTASK: PINK, LPO: BLUE, MEMORY: SKY,
+           PICKED: SKY, ORACLE: GREEN, "oracle, memory": GREEN}
+
+
+def reward(experiment):
+    return "share of right answers" if experiment == "vote" else "mean reward"
+
+
+def methods(data):
+    """The message: what every kind of method earns."""
+    figure, axes = panels(len(data.experiments), 2, 5, 2.8)
+    for axis, e in zip(axes, data.experiments):
+        names = [name for name in COLOURS if data.has(e, name)]
+        for y, name in enumerate(names):
+            x = data.estimate(e, name)
+            axis.errorbar(x.mean, y, xerr=x.half, fmt="o", color=COLOURS[name], ms=6, lw=2.5)
+        axis.set_yticks(range(len(names)), [data.rule_of(e, name).replace("best rule ", "rule ")
+                                            for name in names], fontsize=8.5)
+        axis.invert_yaxis()
+        axis.set(title=e, xlabel=reward(e))
+    return figure
+
+
+def temperatures(data):
+    """Which temperatures LPO learned, by subtask and role."""
+    rows = data.numbers
+    rows = rows[(rows["method"] == LPO) & (rows["metric"] == "choice_share") & rows["role"].notna()
+                & (rows["option"] == "") & (rows["level"] == rows["experiment"].map(LEVEL))]
+    table = rows.astype({"choice": float}).pivot_table(index=["subtask", "role"], columns="choice",
+                                                       values="value", sort=False)
+    table = 100 * table[sorted(table)]
+    figure, (axis,) = panels(1, 1, 6, 0.35 * len(table) + 1.2)
+    axis.imshow(table, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for y, x in np.ndindex(table.shape):
+        axis.text(x, y, f"{table.iloc[y, x]:.0f}", ha="center", va="center", fontsize=9,
+                  color="white" if table.iloc[y, x] > 60 else "black")
+    axis.set_xticks(range(table.shape[1]), [f"{tau:g}" for tau in table])
+    axis.set_yticks(range(len(table)), [": ".join(index) for index in table.index])
+    axis.set(xlabel="temperature", title="Learned temperatures: % of words at each")
+    axis.grid(False)
+    return figure
+
+
+def scored(data):
+    """Reward against the number of responses that were scored, the search for rules included."""
+    lines = {"latent": BLUE, "memory": SKY, "REINFORCE": "#E69F00", "temperature": GREY,
+             "frequency penalty": PINK, "DRY": "#882255"}
+    rows = data.numbers[(data.numbers["part"] == "sweeps") & (data.numbers["metric"] == "scored")]
+    figure, axes = panels(len(data.experiments), 2, 5, 2.8)
+    for axis, e in zip(axes, data.experiments):
+        for name, colour in lines.items():
+            of = rows[(rows["method"] == f"scored, {name}") & (rows["experiment"] == e)]
+            points = of.groupby("option")["value"].mean().sort_values()
+            rewards = [data.values(e, f"scored, {name}", option=option, part="sweeps").mean()
+                       for option in points.index]
+            axis.plot(points, rewards, "o", ms=4, color=colour, label=name)
+        axis.set_xscale("log")
+        axis.set(title=e, xlabel="responses scored", ylabel=reward(e))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return figure
+
+
+def modes(data):
+    """Reward against the probability of the slots' mode."""
+    names = {FIXED: FIXED, "rules without memory": WITHOUT, "rules with memory": WITH, LPO: LPO,
+             MEMORY: MEMORY, ORACLE: ORACLE}
+    few = data.about["study"]["few"]
+    figure, axes = panels(len(data.experiments), 2, 5, 2.8)
+    for axis, e in zip(axes, data.experiments):
+        for name, at_main in names.items():
+            points = {0.4: data.values(e, at_main)[:few].mean()}
+            points |= {key[1]: data.values(e, name, part="modes", mode=key[1]).mean()
+                       for key in data.arrays if key[0] == "modes" and key[2] == e}
+            points = dict(sorted(points.items()))
+            axis.plot(list(points), list(points.values()), "o:" if at_main == WITHOUT else "o-",
+                      color=COLOURS[at_main], ms=4, label=at_main)
+        axis.set(title=e, xlabel="probability of a slot's mode", ylabel=reward(e))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+FIGURES = {f.__name__: f for f in (methods, temperatures, scored, modes)}
+
+
+if __name__ == "__main__":
+    with program():
+        print(*plot(Data(), HERE / "figures", FIGURES), sep="\n")

@@ -1,0 +1,115 @@
+"""Data, tables and figures of the study, made from its finished cells:
+
+    python -m results.study --publish
+
+All cells must be finished, and each part of one environment and of one commit without changes.
+"""
+import gzip
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lpo import require
+from results import plots, tables
+from results.cells import name_of
+from results.methods import CANDIDATES
+from results.plan import LPO
+from results.study import environment_of, load, plan_of
+from tasks import EXPERIMENTS
+from toy import files
+from toy.evaluate import row, win_rate
+from toy.figures import plot
+
+
+def records(study, plan):
+    """All finished cells of the plan; ValueError if some are missing."""
+    missing = [name for name in plan.found if not (Path(study.out) / name).exists()]
+    require(not missing, f"{len(missing)} cells are not finished, as {missing[:1]}; run "
+                         "python -m results.study first")
+    return [load(Path(study.out) / name) for name in plan.found]
+
+
+def provenance(found, clean=True):
+    """{part: environment}; ValueError unless each part has one environment and one clean commit."""
+    parts = {}
+    for record in found:
+        parts.setdefault(record["cell"]["part"], {})[
+            json.dumps(record["environment"], sort_keys=True)] = record["environment"]
+    for part, environments in parts.items():
+        require(len(environments) == 1, f"part {part!r} has {len(environments)} environments: "
+                                        f"{', '.join(environments)}; compute all of it in one")
+        commit = next(iter(environments.values()))["commit"]
+        require(not clean or commit and "dirty" not in commit, f"part {part!r} was computed at "
+                f"commit {commit}; commit all changes, then compute it again")
+    return {part: next(iter(environments.values())) for part, environments in parts.items()}
+
+
+def columns_of(cell, option):
+    kept = ("part", "experiment", "method", "level", "mode", "base_seed", "seed")
+    options = ", ".join(filter(None, (cell["option"], option)))
+    return {name: cell[name] for name in kept} | dict(option=options)
+
+
+def rewards_of(record):
+    """The mean reward of each test prompt's responses, as rows."""
+    names = EXPERIMENTS[record["cell"]["experiment"]]
+    measured = list(filter(None, [record["cell"]["subtask"]])) or names
+    for option, rewards in record["rewards"].items():
+        if option != "arg-max":  # whose mean is among the numbers
+            size = len(rewards) // len(measured)
+            first = names.index(measured[0]) * size
+            yield pd.DataFrame(columns_of(record["cell"], option) | dict(
+                prompt=range(first, first + len(rewards)), reward=np.mean(rewards, 1),
+                subtask=np.repeat(measured, size)))
+
+
+def numbers_of(found, plan):
+    """What is known of each cell beside its rewards, as rows; and what was tuned."""
+    fixed = {(r["cell"]["experiment"], r["cell"]["base_seed"]): r["rewards"] for r in found
+             if (r["cell"]["part"], r["cell"]["method"]) == ("main", "fixed temperature")}
+    for record in found:
+        cell = record["cell"]
+        numbers = record["numbers"]
+        if (cell["part"], cell["method"]) == ("main", LPO):
+            ours = np.array(record["rewards"][""])
+            numbers += [row("win rate", win_rate(ours, np.array(theirs)).mean(), len(ours),
+                            choice=tau, option="")
+                        for tau, theirs in fixed[cell["experiment"], cell["base_seed"]].items()]
+        yield from (x | columns_of(cell, x["option"]) for x in numbers)
+    for (name, experiment), values in plan.tried.items():
+        best = plan.recipe(name, experiment) | dict(tries=len(values), best=max(values.values()))
+        yield from (dict(part="main", experiment=experiment, method=name, option="recipe",
+                         metric=metric, value=x) for metric, x in best.items())
+
+
+def publish(study, folder, clean=True):
+    """Data files; ValueError unless all is complete, and clean."""
+    plan = plan_of(study)
+    found = records(study, plan)
+    sources = provenance(found, clean)
+    tests = [record for record in found if record["cell"]["split"] == "test"]
+    frames = dict(study=pd.concat([frame for record in tests for frame in rewards_of(record)]),
+                  study_numbers=pd.DataFrame(numbers_of(tests, plan)))
+    for name, frame in frames.items():
+        text = frame.to_csv(index=False, float_format="%.4g")
+        files.write(Path(folder) / f"{name}.csv.gz", gzip.compress(text.encode(), mtime=0))
+    about = dict(study=asdict(study), environments=sources, candidates=plan.picked,
+                 picked=CANDIDATES[plan.candidate()], seconds=sum(r["seconds"] for r in found))
+    files.write(Path(folder) / "study.json", json.dumps(about, indent=1))
+
+
+def report(study):
+    """Data, tables and figures.  -> their paths"""
+    into, pages = Path(study.out), []
+    data, figures = into / "data", into
+    if study.publish:
+        require("dirty" not in str(environment_of(study)["commit"]),
+                "the tree has changes; commit them before you publish")
+        into, pages = tables.HERE, tables.PAGES
+        data, figures = into / "data", into / "figures"
+    publish(study, data, clean=study.publish)
+    tables.write(data, pages, into)
+    return plot(tables.Data(data), figures, plots.FIGURES)

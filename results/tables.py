@@ -1,0 +1,297 @@
+"""Every table of the results page and its appendix, from results/data alone:
+
+    python -m results.tables             fill the tables of the pages and write APPENDIX.md
+
+A page has tables between a line `<!-- name -->` and a line `<!-- end -->`, where `name` is one of
+TABLES. `a [b, c]` is a mean and its 95 % interval (intervals.py).
+"""
+import functools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lpo import require
+from results.intervals import coverage_table, estimate, holm
+from results.methods import LEVEL, OBJECTIVES, RULES, SEES, SETS, WITH_MEMORY, WITHOUT_MEMORY
+from results.plan import LPO, MEMORY, MODES, PICKED
+from toy import files
+
+HERE = Path(__file__).resolve().parent
+PAGES = HERE.parent / "README.md", HERE / "README.md"
+ORDER = ("repeats", "mix", "constrained", "vote")
+FIXED, ORACLE = "best fixed temperature", "oracle, temperatures"
+WITHOUT, WITH = "best rule without memory", "best rule with memory"
+SUBTASK, KINDS = "rule per subtask", "oracle by kind of prompt"
+
+
+class Data:
+    """What the study measured. A method's values are (base models, prompts), decoders averaged."""
+
+    def __init__(self, folder=HERE / "data"):
+        require((Path(folder) / "study.csv.gz").exists(), f"{folder} has no study.csv.gz; "
+                "python -m results.study --publish makes it")
+        self.about = json.loads((Path(folder) / "study.json").read_text(encoding="utf-8"))
+        self.numbers = pd.read_csv(Path(folder) / "study_numbers.csv.gz", low_memory=False)
+        self.numbers["option"] = self.numbers["option"].fillna("")
+        rewards = pd.read_csv(Path(folder) / "study.csv.gz", keep_default_na=False)
+        self.arrays = {}  # part, mode, experiment, level, method, option -> (D,P)
+        self.strata = {}  # experiment -> the subtask of each prompt
+        keys = ["part", "mode", "experiment", "level", "method", "option"]
+        for key, rows in rewards.groupby(keys, sort=False):
+            table = rows.pivot_table(index="base_seed", columns="prompt", values="reward")
+            require(table.notna().all(axis=None), f"{key} lacks prompts on some base models")
+            self.arrays[key] = table.to_numpy()
+            self.strata[key[2]] = rows.groupby("prompt")["subtask"].first().to_numpy()
+        self.experiments = [e for e in ORDER if e in self.strata]
+
+    def values(self, experiment, method, option="", level=None, part="main", mode=0.4):
+        """-> (D,P); KeyError if that was not measured.
+
+        Three methods are derived: on each base model the fixed temperature that is best on these
+        very prompts, and of the rules, each tuned on validation prompts, the one of highest mean
+        on these prompts, without memory and with it. This favours them.
+        """
+        key = part, mode, experiment, level or LEVEL[experiment]
+        if method == FIXED:
+            every = [x for name, x in self.arrays.items()
+                     if name[:5] == (*key, "fixed temperature")]
+            if not every:
+                raise KeyError(key)
+            best = np.mean(every, 2).argmax(0)  # (D,)
+            return np.array(every)[best, np.arange(len(best))]
+        if method in (WITHOUT, WITH):
+            method = self.best_rule(experiment, method)
+        return self.arrays[(*key, method, option)]
+
+    def best_rule(self, experiment, kind):
+        families = WITHOUT_MEMORY if kind == WITHOUT else WITH_MEMORY
+        return max(families, key=lambda name: self.values(experiment, name).mean())
+
+    def estimate(self, experiment, method, minus=None, share=False, **where):
+        """Mean of a method, or of its paired difference; share: in % of the headroom.  -> Estimate
+
+        The headroom reaches from the best fixed temperature to the oracle by role. The error of a
+        ratio x / y is that of (x - ratio * y) / mean(y).
+        """
+        values = self.values(experiment, method, **where)
+        if minus is not None:
+            values = values - self.values(experiment, minus)
+        if share:
+            best = self.values(experiment, FIXED)
+            room = self.values(experiment, ORACLE) - best
+            gain = values - best if minus is None else values
+            ratio = gain.mean() / room.mean()
+            values = 100 * ((gain - ratio * room) / room.mean() + ratio)
+        return estimate(values, self.strata[experiment])
+
+    def number(self, experiment, method, metric, **where):
+        """A number of each cell: mean over decoders, then over base models.  -> Estimate"""
+        rows = self.numbers[self.numbers["subtask"].isna()]
+        where = dict(part="main", option="", level=LEVEL[experiment]) | where
+        for column, wanted in (where | dict(experiment=experiment, method=method,
+                                            metric=metric)).items():
+            rows = rows[rows[column] == wanted]
+        if rows.empty:
+            raise KeyError(f"no {metric} of {method} on {experiment}")
+        return estimate(rows.groupby("base_seed")["value"].mean().to_numpy()[:, None])
+
+    def differences(self, pairs):
+        """{name: (experiment, method, minus)} -> {name: (Estimate, p adjusted by Holm's method)}"""
+        found = {name: self.estimate(*pair) for name, pair in pairs.items()}
+        return dict(zip(found, zip(found.values(), holm([x.p for x in found.values()]))))
+
+    def has(self, experiment, method):
+        return (method in (FIXED, WITHOUT, WITH)
+                or ("main", 0.4, experiment, LEVEL[experiment], method, "") in self.arrays)
+
+    def rule_of(self, experiment, name):
+        """A derived rule with its name."""
+        return (f"{name} ({self.best_rule(experiment, name)})" if name in (WITHOUT, WITH) else name)
+
+
+def tried(f, *of, **where):
+    """An estimate as text, "-" where it was not measured."""
+    try:
+        return f"{f(*of, **where):.3f}"
+    except KeyError:
+        return "-"
+
+
+def markdown(rows):
+    return pd.DataFrame(rows).fillna("-").to_markdown(index=False, disable_numparse=True)
+
+
+def by_experiment(data, names, cell):
+    """A row per name, a column per experiment; rows without anything are left out."""
+    rows = [{"": name} | {e: cell(e, name) for e in data.experiments} for name in names]
+    return markdown([row for row in rows if set(row.values()) - {"-", row[""]}])
+
+
+# --- tables of estimates: caption, and what each row is: arguments of Data.estimate or number ------
+
+
+def each(names, **where):
+    return {name: dict(method=name) | where for name in names}
+
+
+ESTIMATES = {
+    "headline": ("Mean test reward.", each([
+        FIXED, WITHOUT, WITH, SUBTASK, *(f"LPO, {name}" for name in SETS), PICKED, ORACLE,
+        "oracle, memory", "oracle, picked with memory"])),
+    "levels": ("Mean test reward by level.", {f"{name}, {level} level": dict(
+        method=name, level=level) for name in (LPO, MEMORY) for level in ("token", "sequence")}
+        | each(["sequence level, mean state", "sequence level, hidden state", KINDS],
+               level="sequence")),
+    "rules": ("Test reward of every rule, tuned on each base model's validation prompts.",
+              each([*RULES, SUBTASK])),
+    "objectives": ("Share of the headroom, in %.", each([LPO, *OBJECTIVES], share=True)),
+    "controls": ("Share of the headroom, in %, of decoders that see less than the hidden state.",
+                 each([*(f"sees {name}" for name in SEES), LPO], share=True)),
+    "modes": ("Test reward by the probability of a slot's mode, on few base models.", {
+        f"{name}, mode {mode:g}": dict(method=name, part="modes", mode=mode)
+        for name in (FIXED, "rules without memory", "rules with memory", LPO, MEMORY, ORACLE,
+                     "oracle, memory") for mode in MODES})}
+NUMBERS = {
+    "arg_max": ("Test reward at each decoder's most likely choice instead of a sampled one.",
+                each([LPO, MEMORY, PICKED, "separate", "nll"], metric="reward", option="arg-max")),
+    "win_rates": ("Win rate of LPO over temperatures against fixed ones; ties count half.", {
+        f"against {tau:g}": dict(method=LPO, metric="win rate", choice=str(tau))
+        for tau in SETS["temperatures"]}),
+    "votes": ("Share of right answers of a majority of 8.", {
+        f"{name} {option}".strip(): dict(method=name, option=option, metric="vote_accuracy", votes=8)
+        for name, option in ((LPO, ""), (MEMORY, ""), (PICKED, ""), (ORACLE, "by majority"),
+                             *(("fixed temperature", str(tau)) for tau in SETS["temperatures"]))}),
+    "metrics": ("Repeated 3-grams, constraint, quality.", {
+        f"{metric}, {name} {option}".strip(): dict(method=name, option=option, metric=metric)
+        for metric in ("repeats", "constraint", "quality")
+        for name, option in ((LPO, ""), *(("fixed temperature", str(tau))
+                                          for tau in SETS["temperatures"]))})}
+
+# --- other tables: functions of the data, whose docstrings are their captions ---------------------
+
+
+def source(data):
+    """Where the numbers come from."""
+    study = data.about["study"]
+    return "\n".join(
+        f"{part}: {study['bases' if part == 'main' else 'few']} base models, "
+        f"{study['test_prompts']} test prompts per experiment; commit {of['commit']}, torch "
+        f"{of['torch']}, Python {of['python']}, {of['machine']}, one thread per process."
+        for part, of in data.about["environments"].items())
+
+
+def gains(data):
+    """Paired differences in test reward; p adjusted by Holm's method over the whole table."""
+    found = data.differences({
+        (e, method, minus): (e, method, minus) for e in data.experiments
+        for method in (LPO, MEMORY, PICKED) for minus in (FIXED, WITHOUT, WITH, SUBTASK)
+        if data.has(e, minus)})
+    return markdown([dict(experiment=e, method=method, minus=data.rule_of(e, minus),
+                          difference=f"{x:.3f}", p=f"{p:.2g}")
+                     for (e, method, minus), (x, p) in found.items()])
+
+
+def objective_gaps(data):
+    """LPO's latent loss minus each objective; p adjusted by Holm's method over the whole table."""
+    found = data.differences({(name, e): (e, LPO, name) for name in OBJECTIVES
+                              for e in data.experiments if data.has(e, name)})
+    return by_experiment(data, OBJECTIVES, lambda e, name: "{:.3f}, p {:.2g}".format(
+        *found[name, e]) if (name, e) in found else "-")
+
+
+def tuned_rules(data):
+    """The settings that were picked most often, how many were tried, how many winners were at an
+    open end of their grid."""
+    rows = data.numbers[data.numbers["method"].isin(RULES) & (data.numbers["part"] == "main")]
+    found = []
+    for (method, e), of in rows.groupby(["method", "experiment"], sort=False):
+        picked = of[of["metric"] == "validation"]["choice"].value_counts()[:3]
+        found.append({"rule": method, "experiment": e,
+                      "tried": int(of[of["metric"] == "tries"]["value"].max()),
+                      "at an open end": int(of[of["metric"] == "at_edge"]["value"].sum()),
+                      "most often": ", ".join(f"`{name}` {n}" for name, n in picked.items())})
+    return markdown(found)
+
+
+def recipes(data):
+    """What validation prompts decided: rate, and beta or updates per round, after so many tries."""
+    rows = data.numbers[data.numbers["option"] == "recipe"]
+    table = rows.pivot_table(index=["method", "experiment"], columns="metric", values="value")
+    return markdown(table.map("{:.3g}".format).replace("nan", "-").reset_index())
+
+
+def choices(data):
+    """% of words at each choice, by role, mean over decoders; those of 5 % or more."""
+    rows = data.numbers[(data.numbers["metric"] == "choice_share") & (data.numbers["option"] == "")
+                        & data.numbers["role"].notna()
+                        & (data.numbers["level"] == data.numbers["experiment"].map(LEVEL))]
+    found = []
+    for (method, subtask, role), of in rows.groupby(["method", "subtask", "role"], sort=False):
+        shares = 100 * of.groupby("choice")["value"].mean().sort_values(ascending=False)
+        found.append(dict(method=method, subtask=subtask, role=role, choices=", ".join(
+            f"`{name}` {x:.0f}" for name, x in shares.items() if x >= 5)))
+    return markdown(found)
+
+
+def sweeps(data):
+    """Test reward with one option changed, on few base models."""
+    found = {}
+    for part, _, e, level, method, option in data.arrays:
+        if part == "sweeps":
+            found.setdefault((method, option), {})[e] = tried(
+                data.estimate, e, method, option=option, part=part, level=level)
+    return markdown([dict(method=method, option=option) | cells
+                     for (method, option), cells in found.items()])
+
+
+def coverage(data):
+    """How often 95 % intervals have a known mean in them, and a known difference, in %, with ten
+    base models and 240 prompts."""
+    return coverage_table(50 if data.about["study"]["brief"] else 2000)
+
+
+OTHERS = {f.__name__: f for f in (source, gains, objective_gaps, tuned_rules, recipes, choices,
+                                  sweeps, coverage)}
+TABLES = {name: caption for name, (caption, _) in (ESTIMATES | NUMBERS).items()}
+TABLES = dict(source=OTHERS["source"].__doc__) | TABLES | {
+    name: f.__doc__ for name, f in OTHERS.items()}
+MARK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
+data_in = functools.cache(Data)
+
+
+@functools.cache
+def made(name, folder):
+    """A table as Markdown; ValueError on an unknown one."""
+    require(name in TABLES, f"unknown table {name!r}; choose from {', '.join(TABLES)}")
+    data = data_in(folder)
+    if name in OTHERS:
+        return OTHERS[name](data)
+    _, rows = (ESTIMATES | NUMBERS)[name]
+    f = data.estimate if name in ESTIMATES else data.number
+    return by_experiment(data, rows, lambda e, row: tried(f, e, **rows[row]))
+
+
+def filled(text, folder):
+    """A page's text with its tables made from the data."""
+    return MARK.sub(lambda found: f"<!-- {found[1]} -->\n{made(found[1], folder)}\n<!-- end -->",
+                    text)
+
+
+def write(folder, pages, into):
+    """Fill the tables of the pages, and write all of them as an appendix."""
+    for page in pages:
+        files.write(page, filled(page.read_text(encoding="utf-8"), folder))
+    parts = ["# Every table of the study\n\nMade by `python -m results.tables`; [the results](README"
+             ".md) say what they mean."]
+    for name, caption in TABLES.items():
+        title = name.replace("_", " ").capitalize()
+        parts.append(f"## {title}\n\n{' '.join(caption.split())}\n\n{made(name, folder)}")
+    files.write(Path(into) / "APPENDIX.md", "\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    with files.program():
+        write(HERE / "data", PAGES, HERE)
