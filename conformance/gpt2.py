@@ -156,7 +156,8 @@ def enumerated(policy, prompt, T, select):
     """
     V = policy.config["vocab_size"]
     going_on = np.delete(np.arange(V), policy.eos)
-    histories, counts, places = np.array([prompt]), np.zeros((1, V)), []
+    histories, counts = np.array([prompt]), np.zeros((1, V))
+    places, reached = [], None
     for t in range(T):
         logits, hidden = (x[:, -1] for x in forward(policy, histories))  # (H,V), (H,C)
         if t == 0 or policy.level == "token":

@@ -217,7 +217,8 @@ def with_precision(wrongs, found, tolerances, dtype):
 
 def remark(wrong):
     """What can be said of a wrong answer without knowing the mistake, or None."""
-    x, y = (np.concatenate([d[label].ravel() for label in wrong.got]) for d in (wrong.got, wrong.want))
+    x, y = (np.concatenate([d[label].ravel() for label in wrong.got])
+            for d in (wrong.got, wrong.want))
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
     if np.isnan(x).any():
         return "NaN: -inf minus -inf, -inf times 0, or a logsumexp of nothing but -inf"

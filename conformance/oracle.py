@@ -44,7 +44,7 @@ class Response:
 # ---- log-probabilities: equations 1 and 2 ------------------------------------------------------
 
 def log_sum_exp(x):
-    """log sum_i exp(x_i), the largest taken out first; of nothing but -inf -inf.  (...,N) -> (...)"""
+    """log sum_i exp(x_i), the largest taken out first; -inf if all are.  (...,N) -> (...)"""
     largest = np.maximum(np.max(x, -1, keepdims=True), -1e300)
     with np.errstate(divide="ignore"):
         return np.log(np.exp(x - largest).sum(-1)) + largest[..., 0]

@@ -138,11 +138,13 @@ def independence(policy, codes, again, places):
                             codes[p, first, t], codes[p, first + lag, t], odds,
                             f"responses {lag} apart depend on each other: is noise shared?")
         yield agreement(f"prompt {p}, two seeds, the same token {t}", codes[p, :m, t],
-                        again[p, :, t], odds, "responses of two seeds depend on each other: is the seed used?")
+                        again[p, :, t], odds,
+                        "responses of two seeds depend on each other: is the seed used?")
         if t:
             yield agreement(f"prompt {p}, token {t} of a seed as token {t - 1} of the next",
                             ids[p, :m, t], ids_again[p, :, t - 1], tokens[p, t] @ tokens[p, t - 1],
-                            "the next seed repeats the noise one token earlier: is it seeded by seed + token?")
+                            "the next seed repeats the noise one token earlier: "
+                            "is it seeded by seed + token?")
     for q, p in itertools.combinations_with_replacement(range(P), 2):
         a, b, what = (0, n, 1), (0, n, 1), f"prompts {q} and {p}, the same row"
         if q == p:
@@ -208,7 +210,8 @@ def log_likelihood(codes, places):
 
 def repeated(policy, codes):
     """What is the same in rows that are to be independent, in words; or None."""
-    for what, x in ("responses", codes), ("first choices", codes[..., :1] // policy.config["vocab_size"]):
+    choices = codes[..., :1] // policy.config["vocab_size"]
+    for what, x in ("responses", codes), ("first choices", choices):
         for lag in lags(codes.shape[1]):
             if (x[:, lag:] == x[:, :-lag]).all():
                 return f"{what} {lag} apart are the same: noise is shared"

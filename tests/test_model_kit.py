@@ -51,7 +51,8 @@ def test_files_and_forward_are_transformers(folder):
     assert all((package[name].double().numpy() == w).all() for name, w in policy.decoder.items())
     for name, w in {**policy.weights, **policy.decoder}.items():
         assert (w != 0).all() and (".ln_" not in name or "bias" in name or (w != 1).any()), name
-    odds = [gpt2.enumerated(policy, p, 1, "sample")[0][0][0].sum(-1) for p in KINDS["token"]["prompts"]]
+    odds = [gpt2.enumerated(policy, p, 1, "sample")[0][0][0].sum(-1)
+            for p in KINDS["token"]["prompts"]]
     assert folder.name == "reference" or np.min(odds) > 0.05
 
 
@@ -265,7 +266,8 @@ PAIRS = [  # (name, function of rewards and how, question, words of the cause)
      "best-worst ties", "a tie makes a pair"),
     ("order by minus unsigned", "[(p, int(o[0]), int(o[-1])) for p, o in enumerate(np.argsort(-r, "
      "axis=1, kind='stable')) if r[p, o[0]] != r[p, o[-1]]]", "best-worst uint8", "wraps around"),
-    ("best and worst swapped", "[(p, j, i) for p, i, j in right(r, how)]", "all distinct", "swapped"),
+    ("best and worst swapped", "[(p, j, i) for p, i, j in right(r, how)]", "all distinct",
+     "swapped"),
     ("all is best against worst", "right(r, 'best-worst')", "all distinct", "one pair per prompt"),
     ("each pair twice", "right(r, how) * 2", "all distinct", "comes twice"),
     ("indices across prompts", "[(p, p * 4 + i, p * 4 + j) for p, i, j in right(r, how)]",
@@ -277,7 +279,8 @@ PAIRS = [  # (name, function of rewards and how, question, words of the cause)
      "second criterion is ignored"),
     ("the first criterion ignored", "right(r[1], 'best-worst')", "top-2 distinct",
      "first criterion is ignored"),
-    ("two criteria added up", "right(r.astype(float).sum(0), 'best-worst')", "top-2 distinct", None),
+    ("two criteria added up", "right(r.astype(float).sum(0), 'best-worst')", "top-2 distinct",
+     None),
     ("criteria swapped", "right(r[::-1], how)", "top-2 distinct", "criteria are swapped"),
     ("NaN in the second criterion", "right(np.nan_to_num(r, nan=-9.0), how)", "top-2 NaN", None)]
 

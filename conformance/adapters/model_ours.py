@@ -73,8 +73,8 @@ def rollout(responses, level):
 def score(policy, prompts, responses):
     decoder, (model, _) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
     lpo.require(all(responses), "a response is empty; leave such rows out")
-    rows = rollout([(ids, [0] * (len(ids) if decoder.level == "token" else 1)) for ids in responses],
-                   decoder.level)
+    unused = [[0] * (len(ids) if decoder.level == "token" else 1) for ids in responses]
+    rows = rollout([*zip(responses, unused)], decoder.level)
     r = decoding.response_logps(model, decoder, prompts, rows)
     mixture = lpo.marginal(r.text_logps, r.tau_logps)  # (B,T)
     answer = []

@@ -112,9 +112,9 @@ def generate(policy, prompts, max_new_tokens, n, seed, select):
         ids, mask = torch.cat([ids, words[-1][:, None]], 1), F.pad(mask, (0, 1), value=1)
         taus.append(tau_idx)
     answer = []
-    for ids, taus in zip(torch.stack(words, 1).tolist(), torch.stack(taus, 1).tolist()):
+    for ids, tau_idx in zip(torch.stack(words, 1).tolist(), torch.stack(taus, 1).tolist()):
         ids = ids[:ids.index(eos) + 1] if eos in ids else ids
-        answer.append((ids, taus[:1 if model.sequence_level else len(ids)]))
+        answer.append((ids, tau_idx[:1 if model.sequence_level else len(ids)]))
     return [answer[i:i + n] for i in range(0, len(answer), n)]
 
 

@@ -106,7 +106,8 @@ class Recorded:
     """A model whose outputs are known: logits, and the decoder's logits as last hidden state."""
 
     def __init__(self, logits, head, has_head=True):
-        self.outputs, self.has_head = SimpleNamespace(logits=logits, hidden_states=(head,)), has_head
+        self.outputs = SimpleNamespace(logits=logits, hidden_states=(head,))
+        self.has_head = has_head
 
     def __call__(self, batch):
         return self.outputs
