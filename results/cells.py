@@ -2,8 +2,9 @@
 
 A cell is a dict: part, experiment, subtask (or "" for all), level, method, option, base_seed, seed,
 mode (of the noisy slots), split (of the prompts that it is measured on), what to `do`, and in `how`
-whatever differs from the main job's options (train_toy.Config) and from methods.Recipe. Everything that is searched
-for or tuned is measured on validation prompts; test prompts are only for what is reported.
+whatever differs from the main job's options (train_toy.Config) and from methods.Recipe. Everything
+that is searched for or tuned is measured on validation prompts; test prompts are only for what is
+reported.
 """
 import contextlib
 import functools
@@ -12,7 +13,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import tasks
 from decoder import choice_name

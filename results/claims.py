@@ -10,7 +10,9 @@ a changed sentence nor changed data go unnoticed.
 import re
 
 from lpo import require
-from results.tables import HERE, Data
+from results.intervals import estimate
+from results.plan import LPO, MEMORY
+from results.tables import FIXED, HERE, ORDER, SUBTASK, WITH, WITHOUT, Data
 from toy.files import program
 
 CLAIMS = {}
@@ -19,11 +21,12 @@ UNCHECKED = ("How to", "Reproduce")  # sections that define and explain
 COMPARES = re.compile(r"\b(than|beats?|beaten|wins?|loses?|ties?|better|worse|more|most|less|least|"
                       r"fewer|above|below|exceeds?|ahead|behind|higher|lower|larger|smaller|gains?|"
                       r"outperforms?|match(es)?|equals?|level with|no rule|none|as \w+ as|"
-                      r"significant(ly)?|clear(ly)?|twice|half|best|worst|only|always|never)\b", re.I)
+                      r"significant(ly)?|clear(ly)?|twice|half|best|worst|only|always|never)\b",
+                      re.I)
 COMMENT = re.compile(r"<!-- claim: (\w+) -->")
 LEFT_OUT = re.compile(r"<!-- (?!claim: )\w+ -->.*?<!-- end -->|```.*?```|^\|.*?$|^!\[.*?$|^#.*?$",
                       re.S | re.M)
-ENDS = re.compile(r"(?<=[.!?:;])(\*\*)?\)?(?=\s|$)|(?<=-->)")
+SENTENCE = re.compile(r".+?(?:[.!?]\*{0,2}\)?(?:<!-- claim: \w+ -->)?(?=\s|$)|$)", re.S)
 
 
 def claim(function):
@@ -52,8 +55,7 @@ def sentences(text):
     for paragraph in re.split(r"\n\s*\n|\n(?=\s*- )", LEFT_OUT.sub("", text)):
         # a comment belongs to what is before it, bold to the sentence that it ends in
         paragraph = re.sub(r"\s*(<!-- claim: \w+ -->)", r"\1", paragraph)
-        for part in re.findall(r".+?(?:[.!?]\*{0,2}\)?(?:<!-- claim: \w+ -->)?(?=\s|$)|$)", paragraph,
-                               re.S):
+        for part in SENTENCE.findall(paragraph):
             if part.strip():
                 name = COMMENT.search(part)
                 found.append((part.strip(), name and name[1]))
@@ -83,7 +85,68 @@ def faults(text, data, claims=CLAIMS):
     return found
 
 
-# --- the claims -----------------------------------------------------------------------------------
+# --- the claims: "more" means that an interval, adjusted by Holm's method, excludes 0 -------------
+
+
+def more(data, method, minus, experiments=ORDER):
+    """The gain on each of these experiments; AssertionError unless each is significant."""
+    found = data.differences({e: (e, method, minus) for e in experiments})
+    for e, (gain, p) in found.items():
+        assert gain.mean > 0 and p < 0.05, f"{e}: {gain:.3f}, p {p:.2g}"
+    return {e: gain.mean for e, (gain, _) in found.items()}
+
+
+@claim
+def temperatures(data):
+    """LPO over temperatures earns more than the best fixed temperature in every experiment: by
+    {repeats:.2f} on repeats, {mix:.2f} on the mix, {constrained:.2f} on constrained writing and
+    {vote:.2f} on the vote."""
+    return more(data, LPO, FIXED)
+
+
+@claim
+def memory(data):
+    """LPO over choices with a memory earns more than the best tuned rule in every experiment: by
+    {repeats:.2f} on repeats, {mix:.2f} on the mix, {constrained:.2f} on constrained writing and
+    {vote:.2f} on the vote."""
+    rules = [more(data, MEMORY, kind) for kind in (WITHOUT, WITH)]
+    return {e: min(gains[e] for gains in rules) for e in ORDER}
+
+
+@claim
+def rule_on_mix(data):
+    """On the mix the best rule with a memory, a {name}, earns {mix:.2f} more than LPO over
+    temperatures."""
+    return more(data, WITH, LPO, ["mix"]) | dict(name=data.best_rule("mix", WITH))
+
+
+@claim
+def rule_per_subtask(data):
+    """A rule that is tuned for each subtask of the mix is level with LPO over choices with a
+    memory: the difference is {gain}."""
+    gain = data.estimate("mix", MEMORY, SUBTASK)
+    assert gain.low < 0 < gain.high, gain
+    return dict(gain=f"{gain:.3f}")
+
+
+@claim
+def mean_state(data):
+    """On the vote the sequence level earns {mean:.2f} if it reads the mean of the prompt's hidden
+    states, and only {last:.2f} if it reads the last one."""
+    last, mean = (data.values("vote", f"sequence level, {sees}", level="sequence")
+                  for sees in ("hidden state", "mean state"))
+    assert estimate(mean - last).low > 0
+    return dict(mean=mean.mean(), last=last.mean())
+
+
+@claim
+def ceilings(data):
+    """An oracle over choices with a memory earns {repeats:.3f} on repeats and {constrained:.2f} on
+    constrained writing, where 0 and 1 are the largest rewards: there these experiments no longer
+    tell methods apart."""
+    found = {e: data.estimate(e, "oracle, memory").mean for e in ("repeats", "constrained")}
+    assert found["repeats"] > -0.01 and found["constrained"] > 0.9
+    return found
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from results.methods import (CANDIDATES, LEVEL, OBJECTIVES, RULES, SEES, SETS, W
 from tasks import EXPERIMENTS
 from toy.options import option
 
-PARTS = ("main", "modes", "sweeps")
+MAIN = ("main", "levels", "objectives", "controls")  # on all base models
+PARTS = (*MAIN, "modes", "sweeps")
 ORDER = ("repeats", "constrained", "mix", "vote")  # the longest cells come first
 TUNING_SEED = 100  # of the first base model on which recipes are tuned
 MODES = (0.3, 0.5, 0.6)
@@ -116,7 +117,10 @@ class Plan:
 
     def validated(self, experiment, method, how, **given):
         """The mean validation reward on the tuning base models, None if it is not known yet."""
-        values = [self.value_of(self.add(experiment, method, TUNING_SEED + b, how, part="main",
+        part = "controls" if "sees" in how else "objectives"
+        if how.get("objective", "latent") == "latent" and "sees" not in how:
+            part = "main"
+        values = [self.value_of(self.add(experiment, method, TUNING_SEED + b, how, part=part,
                                          split="validation", **given))
                   for b in range(self.study.tuning_bases)]
         return None if None in values else float(np.mean(values))
@@ -163,36 +167,52 @@ class Plan:
     def main(self):
         study = self.study
         picked = self.candidate()
+        sets = {f"LPO, {name}": choices for name, choices in SETS.items()}
+        if picked:
+            sets[PICKED] = CANDIDATES[picked]
+        first = [name for name in (LPO, MEMORY, PICKED) if name in sets]
+        latent = dict(tuned="latent", seeds=study.decoders, detail=True)
         self.on_bases("fixed temperature", do="fixed")
-        for family in RULES:
+        for method in first:
+            self.on_bases(method, dict(choices=sets[method]), **latent)
+        for method in first:
+            self.on_bases(method.replace("LPO", "oracle"), dict(choices=sets[method]), do="oracle",
+                          detail=method == LPO)
+        for family in (*WITH_MEMORY, *WITHOUT_MEMORY):
             self.on_bases(family, do="rule", families=[family])
         for name in EXPERIMENTS["mix"]:
             self.on_bases("rule per subtask", do="rule", families=list(RULES), subtask=name,
                           experiments=["mix"], thin=3 * study.thin)
         self.on_bases("oracle by kind of prompt", do="kinds", level="sequence")
-        sets = {f"LPO, {name}": choices for name, choices in SETS.items()}
-        if picked:
-            sets[PICKED] = CANDIDATES[picked]
-        latent = dict(tuned="latent", seeds=study.decoders, detail=True)
-        for method, choices in sets.items():
-            self.on_bases(method, dict(choices=choices), **latent)
-            self.on_bases(method.replace("LPO", "oracle"), dict(choices=choices), do="oracle",
-                          detail=method == LPO)
-        for method in (LPO, MEMORY):
-            self.on_bases(method, dict(choices=sets[method]), ["mix"], level="token", **latent)
-        self.on_bases(LPO, dict(choices=sets[LPO]), [e for e in ORDER if LEVEL[e] == "token"],
-                      level="sequence", **latent)
-        rivals = dict(seeds=study.rival_decoders)
+        for method in [name for name in sets if name not in first]:
+            self.on_bases(method, dict(choices=sets[method]), **latent)
+            self.on_bases(method.replace("LPO", "oracle"), dict(choices=sets[method]), do="oracle")
+
+    def levels(self):
+        """The other level, and a sequence level that reads the mean state of the prompt."""
+        latent = dict(tuned="latent", seeds=self.study.rival_decoders)
+        for name in ("temperatures", "memory"):
+            self.on_bases(f"LPO, {name}", dict(choices=SETS[name]), ["mix"], level="token",
+                          detail=True, **latent)
+        self.on_bases(LPO, dict(choices=SETS["temperatures"]),
+                      [e for e in ORDER if LEVEL[e] == "token"], level="sequence", **latent)
         for sees in ("mean state", "hidden state"):
-            how = dict(objective="latent_exact", sees=sees, floor=0.2, prompts=2 * study.prompts,
-                       steps=60)
+            how = dict(objective="latent_exact", sees=sees, floor=0.2,
+                       prompts=2 * self.study.prompts, steps=60)
             self.on_bases(f"sequence level, {sees}", how, ["vote", "mix"], level="sequence",
-                          **rivals)
+                          seeds=self.study.rival_decoders)
+
+    def objectives(self):
         for name, how in SEARCHES.items():
-            if name != "latent":
+            if name != "latent" and "sees" not in how:
                 self.on_bases(name, how, tuned=name, detail=name in ("nll", "separate"),
-                              seeds=1 if "sees" in how else study.rival_decoders)
+                              seeds=self.study.rival_decoders)
         self.on_bases("joint", dict(objective="joint"), tuned="separate")
+
+    def controls(self):
+        for name, how in SEARCHES.items():
+            if "sees" in how:
+                self.on_bases(name, how, tuned=name)
 
     def some(self, *values):
         return values[:1] if self.study.brief else values

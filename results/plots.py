@@ -14,9 +14,10 @@ from toy.figures import TOKEN as BLUE
 from toy.figures import panels, plot
 from toy.files import program
 
-PINK, SKY = "#CC79A7", "#56B4E9"
-COLOURS = {FIXED: GREY, WITHOUT: PINK, WITH: PINK, SUBTASK: PINK, LPO: BLUE, MEMORY: SKY,
-           PICKED: SKY, ORACLE: GREEN, "oracle, memory": GREEN}
+PINK, SKY, ORANGE, WINE = "#CC79A7", "#56B4E9", "#E69F00", "#882255"
+CUTS = "LPO, typical and cuts"
+COLOURS = {FIXED: GREY, WITHOUT: PINK, WITH: PINK, SUBTASK: PINK, LPO: BLUE, CUTS: BLUE,
+           MEMORY: SKY, PICKED: SKY, ORACLE: GREEN, "oracle, memory": GREEN}
 
 
 def reward(experiment):
@@ -25,16 +26,20 @@ def reward(experiment):
 
 def methods(data):
     """The message: what every kind of method earns."""
-    figure, axes = panels(len(data.experiments), 2, 5, 2.8)
+    figure, axes = panels(len(data.experiments), 2, 4.6, 3.3, sharey=True)
     for axis, e in zip(axes, data.experiments):
-        names = [name for name in COLOURS if data.has(e, name)]
-        for y, name in enumerate(names):
+        for y, (name, colour) in enumerate(COLOURS.items()):
+            if not data.has(e, name):
+                continue
             x = data.estimate(e, name)
-            axis.errorbar(x.mean, y, xerr=x.half, fmt="o", color=COLOURS[name], ms=6, lw=2.5)
-        axis.set_yticks(range(len(names)), [data.rule_of(e, name).replace("best rule ", "rule ")
-                                            for name in names], fontsize=8.5)
-        axis.invert_yaxis()
+            axis.errorbar(x.mean, y, xerr=x.half, fmt="o", color=colour, ms=6, lw=2.5)
+            rule = f" {data.best_rule(e, name)}" if name in (WITHOUT, WITH) else ""
+            axis.annotate(f"{x.mean:.2f}{rule}", (x.mean, y), (0, 5), textcoords="offset points",
+                          ha="center", fontsize=8.5, color=colour)
+        axis.margins(x=0.2)
+        axis.set_ylim(len(COLOURS) - 0.5, -0.9)
         axis.set(title=e, xlabel=reward(e))
+    axes[0].set_yticks(range(len(COLOURS)), COLOURS)
     return figure
 
 
@@ -60,20 +65,23 @@ def temperatures(data):
 
 def scored(data):
     """Reward against the number of responses that were scored, the search for rules included."""
-    lines = {"latent": BLUE, "memory": SKY, "REINFORCE": "#E69F00", "temperature": GREY,
-             "frequency penalty": PINK, "DRY": "#882255"}
-    rows = data.numbers[(data.numbers["part"] == "sweeps") & (data.numbers["metric"] == "scored")]
-    figure, axes = panels(len(data.experiments), 2, 5, 2.8)
+    lines = {"latent": (LPO, BLUE), "memory": (MEMORY, SKY), "REINFORCE": ("REINFORCE", ORANGE),
+             "temperature": ("fixed temperature", GREY),
+             "frequency penalty": ("frequency penalty", PINK), "DRY": ("DRY", WINE)}
+    rows = data.numbers[data.numbers["metric"] == "scored"]
+    figure, axes = panels(len(data.experiments), 2, 4.4, 2.8)
     for axis, e in zip(axes, data.experiments):
-        for name, colour in lines.items():
-            of = rows[(rows["method"] == f"scored, {name}") & (rows["experiment"] == e)]
-            points = of.groupby("option")["value"].mean().sort_values()
-            rewards = [data.values(e, f"scored, {name}", option=option, part="sweeps").mean()
-                       for option in points.index]
-            axis.plot(points, rewards, "o", ms=4, color=colour, label=name)
+        for name, (label, colour) in lines.items():
+            points = []
+            for part, method in (("sweeps", f"scored, {name}"), ("main", name)):
+                of = rows[(rows["part"] == part) & (rows["method"] == method)
+                          & (rows["experiment"] == e)]
+                points += [(x, data.values(e, method, option=option, part=part).mean())
+                           for option, x in of.groupby("option")["value"].mean().items()]
+            axis.plot(*zip(*points), "o", ms=4, color=colour, label=label)
         axis.set_xscale("log")
         axis.set(title=e, xlabel="responses scored", ylabel=reward(e))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -82,7 +90,7 @@ def modes(data):
     names = {FIXED: FIXED, "rules without memory": WITHOUT, "rules with memory": WITH, LPO: LPO,
              MEMORY: MEMORY, ORACLE: ORACLE}
     few = data.about["study"]["few"]
-    figure, axes = panels(len(data.experiments), 2, 5, 2.8)
+    figure, axes = panels(len(data.experiments), 2, 4.4, 2.8)
     for axis, e in zip(axes, data.experiments):
         for name, at_main in names.items():
             points = {0.4: data.values(e, at_main)[:few].mean()}

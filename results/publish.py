@@ -14,9 +14,8 @@ import pandas as pd
 
 from lpo import require
 from results import plots, tables
-from results.cells import name_of
 from results.methods import CANDIDATES
-from results.plan import LPO
+from results.plan import LPO, MAIN
 from results.study import environment_of, load, plan_of
 from tasks import EXPERIMENTS
 from toy import files
@@ -48,9 +47,10 @@ def provenance(found, clean=True):
 
 
 def columns_of(cell, option):
-    kept = ("part", "experiment", "method", "level", "mode", "base_seed", "seed")
+    kept = ("experiment", "method", "level", "mode", "base_seed", "seed")
     options = ", ".join(filter(None, (cell["option"], option)))
-    return {name: cell[name] for name in kept} | dict(option=options)
+    part = "main" if cell["part"] in MAIN else cell["part"]
+    return dict(part=part) | {name: cell[name] for name in kept} | dict(option=options)
 
 
 def rewards_of(record):
@@ -94,7 +94,7 @@ def publish(study, folder, clean=True):
     frames = dict(study=pd.concat([frame for record in tests for frame in rewards_of(record)]),
                   study_numbers=pd.DataFrame(numbers_of(tests, plan)))
     for name, frame in frames.items():
-        text = frame.to_csv(index=False, float_format="%.4g")
+        text = frame.to_csv(index=False, float_format="%.3g" if name == "study" else "%.4g")
         files.write(Path(folder) / f"{name}.csv.gz", gzip.compress(text.encode(), mtime=0))
     about = dict(study=asdict(study), environments=sources, candidates=plan.picked,
                  picked=CANDIDATES[plan.candidate()], seconds=sum(r["seconds"] for r in found))

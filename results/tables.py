@@ -16,7 +16,7 @@ import pandas as pd
 from lpo import require
 from results.intervals import coverage_table, estimate, holm
 from results.methods import LEVEL, OBJECTIVES, RULES, SEES, SETS, WITH_MEMORY, WITHOUT_MEMORY
-from results.plan import LPO, MEMORY, MODES, PICKED
+from results.plan import LPO, MAIN, MEMORY, MODES, PICKED
 from toy import files
 
 HERE = Path(__file__).resolve().parent
@@ -34,9 +34,11 @@ class Data:
         require((Path(folder) / "study.csv.gz").exists(), f"{folder} has no study.csv.gz; "
                 "python -m results.study --publish makes it")
         self.about = json.loads((Path(folder) / "study.json").read_text(encoding="utf-8"))
-        self.numbers = pd.read_csv(Path(folder) / "study_numbers.csv.gz", low_memory=False)
+        text = dict(option=str, choice=str)  # else pandas makes numbers of some temperatures
+        self.numbers = pd.read_csv(Path(folder) / "study_numbers.csv.gz", dtype=text,
+                                   low_memory=False)
         self.numbers["option"] = self.numbers["option"].fillna("")
-        rewards = pd.read_csv(Path(folder) / "study.csv.gz", keep_default_na=False)
+        rewards = pd.read_csv(Path(folder) / "study.csv.gz", dtype=text, keep_default_na=False)
         self.arrays = {}  # part, mode, experiment, level, method, option -> (D,P)
         self.strata = {}  # experiment -> the subtask of each prompt
         keys = ["part", "mode", "experiment", "level", "method", "option"]
@@ -130,7 +132,7 @@ def by_experiment(data, names, cell):
     return markdown([row for row in rows if set(row.values()) - {"-", row[""]}])
 
 
-# --- tables of estimates: caption, and what each row is: arguments of Data.estimate or number ------
+# --- tables of estimates: a caption, and the arguments of Data.estimate or number for each row ----
 
 
 def each(names, **where):
@@ -138,9 +140,9 @@ def each(names, **where):
 
 
 ESTIMATES = {
-    "headline": ("Mean test reward.", each([
-        FIXED, WITHOUT, WITH, SUBTASK, *(f"LPO, {name}" for name in SETS), PICKED, ORACLE,
-        "oracle, memory", "oracle, picked with memory"])),
+    "headline": ("Mean test reward.", each([FIXED, WITHOUT, WITH, LPO, MEMORY, ORACLE])),
+    "sets": ("Mean test reward of LPO and of the oracle over each set of choices.", each([
+        f"{who}, {name}" for who in ("LPO", "oracle") for name in (*SETS, "picked with memory")])),
     "levels": ("Mean test reward by level.", {f"{name}, {level} level": dict(
         method=name, level=level) for name in (LPO, MEMORY) for level in ("token", "sequence")}
         | each(["sequence level, mean state", "sequence level, hidden state", KINDS],
@@ -161,7 +163,8 @@ NUMBERS = {
         f"against {tau:g}": dict(method=LPO, metric="win rate", choice=str(tau))
         for tau in SETS["temperatures"]}),
     "votes": ("Share of right answers of a majority of 8.", {
-        f"{name} {option}".strip(): dict(method=name, option=option, metric="vote_accuracy", votes=8)
+        f"{name} {option}".strip(): dict(method=name, option=option, votes=8,
+                                         metric="vote_accuracy")
         for name, option in ((LPO, ""), (MEMORY, ""), (PICKED, ""), (ORACLE, "by majority"),
                              *(("fixed temperature", str(tau)) for tau in SETS["temperatures"]))}),
     "metrics": ("Repeated 3-grams, constraint, quality.", {
@@ -177,10 +180,17 @@ def source(data):
     """Where the numbers come from."""
     study = data.about["study"]
     return "\n".join(
-        f"{part}: {study['bases' if part == 'main' else 'few']} base models, "
+        f"{part}: {study['bases' if part in MAIN else 'few']} base models, "
         f"{study['test_prompts']} test prompts per experiment; commit {of['commit']}, torch "
         f"{of['torch']}, Python {of['python']}, {of['machine']}, one thread per process."
         for part, of in data.about["environments"].items())
+
+
+def first_screen(data):
+    """Mean test reward, without intervals."""
+    return markdown([{"experiment": e} | {name: f"{data.values(e, name).mean():.2f}"
+                                          for name in (FIXED, LPO, MEMORY)}
+                     for e in data.experiments])
 
 
 def gains(data):
@@ -253,8 +263,8 @@ def coverage(data):
     return coverage_table(50 if data.about["study"]["brief"] else 2000)
 
 
-OTHERS = {f.__name__: f for f in (source, gains, objective_gaps, tuned_rules, recipes, choices,
-                                  sweeps, coverage)}
+OTHERS = {f.__name__: f for f in (source, first_screen, gains, objective_gaps, tuned_rules, recipes,
+                                  choices, sweeps, coverage)}
 TABLES = {name: caption for name, (caption, _) in (ESTIMATES | NUMBERS).items()}
 TABLES = dict(source=OTHERS["source"].__doc__) | TABLES | {
     name: f.__doc__ for name, f in OTHERS.items()}
@@ -284,8 +294,8 @@ def write(folder, pages, into):
     """Fill the tables of the pages, and write all of them as an appendix."""
     for page in pages:
         files.write(page, filled(page.read_text(encoding="utf-8"), folder))
-    parts = ["# Every table of the study\n\nMade by `python -m results.tables`; [the results](README"
-             ".md) say what they mean."]
+    parts = ["# Every table of the study\n\nMade by `python -m results.tables`; [the results]("
+             "README.md) say what they mean."]
     for name, caption in TABLES.items():
         title = name.replace("_", " ").capitalize()
         parts.append(f"## {title}\n\n{' '.join(caption.split())}\n\n{made(name, folder)}")

@@ -18,8 +18,8 @@ def test_intervals_cover_whatever_varies_most(name, decoders):
     assert max(mean, difference) <= (1 if name == "only noise" else 0.975)
 
 
-@pytest.mark.parametrize("way, name", [("t over base models", "prompts"), ("all values", "decoders"),
-                                       ("all values", "base models")])
+@pytest.mark.parametrize("way, name", [
+    ("t over base models", "prompts"), ("all values", "decoders"), ("all values", "base models")])
 def test_resampling_at_the_wrong_level_does_not_cover(way, name):
     """The planted mistake: the check above must be able to fail."""
     assert min(coverage(SPREADS[name], np.random.default_rng(1), 200)[way]) < 0.8

@@ -199,7 +199,8 @@ def test_objectives_by_hand():
     text = [math.log(0.25 * 0.1 + 0.75 * 0.5) + math.log(0.3), math.log(0.5)]
     tau = [math.log(0.75) + math.log(0.5), math.log(0.5)]
     assert likelihood(r).tolist() == pytest.approx([-x for x in text])
-    assert marginal_policy_gradient(r, advantages).tolist() == pytest.approx([-2 * text[0], text[1]])
+    found = marginal_policy_gradient(r, advantages)
+    assert found.tolist() == pytest.approx([-2 * text[0], text[1]])
     assert reinforce(r, advantages).tolist() == pytest.approx([-2 * tau[0], tau[1]])
 
 
@@ -285,13 +286,15 @@ def test_inputs_are_the_same_with_a_cache(base, sees):
 
 
 def test_inputs_hold_what_they_are_called(base):
-    idx = torch.tensor([encode("hurry solve for 3 4 9 1 : 7 9"), encode("now sum up 3 4 9 1 : 0 9")])
+    texts = "hurry solve for 3 4 9 1 : 7 9", "now sum up 3 4 9 1 : 0 9"
+    idx = torch.tensor(list(map(encode, texts)))
     logits, hidden = base(idx)
     seen = {name: f(logits, hidden, idx) for name, f in STATES.items()}
     assert not seen["nothing"].any()
     assert seen["position"].argmax(-1).tolist() == [list(range(10))] * 2
     assert seen["last word"].argmax(-1).tolist() == idx.tolist()
-    assert seen["shape"].shape[-1] == 17 and (seen["shape"][..., 1:2] >= seen["shape"][..., 2:]).all()
+    assert seen["shape"].shape[-1] == 17
+    assert (seen["shape"][..., 1:2] >= seen["shape"][..., 2:]).all()
     words = seen["last word and prompt words"].unflatten(-1, (3, VOCAB_SIZE)).argmax(-1)
     assert words[1, 5].tolist() == [idx[1, 5], *encode("sum up")]
     assert seen["task label"][:, -1].tolist() == [[0, 0, 0], [1, 0, 0]]

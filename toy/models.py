@@ -47,7 +47,7 @@ def pretrain(cfg):
     """Train a base model from cfg's seed.  -> dict(model: its weights)"""
     generator, rng = randomness("cpu", "pretrain", cfg.seed)
     model = new_model(cfg.n_layer, cfg.n_head, cfg.n_embd).to(cfg.device)
-    lr = torch.zeros((), dtype=torch.float64, device=cfg.device)
+    lr = torch.zeros((), dtype=torch.float32, device=cfg.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.1,
                                   fused=True, capturable=cfg.device == "cuda")
 
