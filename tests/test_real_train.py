@@ -146,13 +146,20 @@ def test_a_decoder_learns_what_is_rewarded(small, level, monkeypatch):
 
 
 def test_mean_states(folder):
-    """Against the library's own hidden states, one prompt at a time."""
+    """Against the library's own hidden states, one prompt at a time; updates see the same."""
     lm, _ = models.load(folder)
-    prompts = [[3, 4, 5, 6], [7], [8, 9]]
-    for prompt, mean in zip(prompts, train.mean_states(lm, prompts)):
+    prompts, want = [[3, 4, 5, 6], [7], [8, 9]], []
+    for prompt in prompts:
         with torch.no_grad():
             states = lm(torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1][0]
-        assert torch.allclose(mean, states.mean(0), atol=1e-5)
+        want.append(states.mean(0))
+    tokens = torch.ones(3, 2, dtype=torch.long)
+    rollout = Rollout(tokens, tokens > 0, tokens[:, 0] > 0, tokens[:, :1])
+    decoder = rough(AdaptiveDecoder(16, (0.5, 1.0), "sequence"))
+    sides = train.frozen_sides(lm, decoder, "mean", prompts, rollout, ([2, 0], [1]))
+    assert torch.allclose(torch.cat([hidden for hidden, _ in sides])[[1, 2, 0], 0],
+                          torch.stack(want), atol=1e-5)
+    assert torch.allclose(sides[1][1].ref_tau_logps[0, 0], decoder(want[1]), atol=1e-5)
 
 
 def test_a_mean_level_choice_acts_on_its_own_row(folder, small):
