@@ -8,7 +8,8 @@ import pytest
 
 from results import cells, claims, publish, study, tables
 from results.methods import LEVEL, RULES
-from results.plan import LPO, MEMORY, QUICK, TUNING_SEED, Plan, Study, next_tries, setting_of
+from results.plan import (LPO, MEMORY, QUICK, TUNING_SEED, Plan, Study, load, next_tries,
+                          setting_of)
 from results.tables import FIXED, ORACLE, WITH, Data
 
 SMALL = Study(**QUICK)
@@ -83,13 +84,13 @@ def test_a_run_keeps_what_is_finished_and_names_what_fails(tmp_path, monkeypatch
     monkeypatch.setattr(study, "plan_of", lambda *_, **__: type("P", (), dict(found=of)))
     study.main(options)
     assert "nonsense" in capsys.readouterr().out
-    record = study.load(tmp_path / cells.name_of(good))
+    record = load(tmp_path / cells.name_of(good))
     assert np.shape(record["rewards"]["0.4"]) == (6, 4) and record["cell"] == good
     assert list(study.ready(options).values()) == [wrong]
     assert (tmp_path / "p_1.zip").stat().st_size > 100_000
     (tmp_path / cells.name_of(good)).write_bytes(b"cut off")
     with pytest.raises(ValueError, match="damaged"):
-        study.load(tmp_path / cells.name_of(good))
+        load(tmp_path / cells.name_of(good))
 
 
 def test_only_one_clean_environment_is_published():
@@ -142,7 +143,7 @@ def data(tmp_path_factory):
     pd.DataFrame(rows).to_csv(folder / "study.csv.gz", index=False)
     pd.DataFrame([rows[0] | dict(metric="x", value=1)]).to_csv(
         folder / "study_numbers.csv.gz", index=False)
-    (folder / "study.json").write_text(json.dumps({}))
+    (folder / "study.json").write_text(json.dumps({}), encoding="utf-8")
     return Data(folder)
 
 
