@@ -1,588 +1,394 @@
-"""Runs any implementation of LPO, model and sampler included, against model_kit/. Needs numpy.
+"""Runs any implementation of LPO, model and sampler included, against model_kit/. Needs numpy only.
 
     python conformance/check_model.py their_module      or path/to/file.py
 
 The module defines up to four functions; one that is missing is skipped, as is a question for which
 one raises NotImplementedError. Token ids are lists of whole numbers, of unequal lengths; arrays are
 numpy's or nested lists. Padding, packing, shards and caches are the module's own business.
-    score(policy, prompts, responses)   a prompt and a response a row -> a list of
-        {"tau_logps": log P(tau | h), (T,K) or at the sequence level (1,K),
-         "text_logps": log P(y_t | tau_k), (T,K),
-         "mixture_logps": log sum_k P(tau_k) P(y_t | tau_k), (T,)}; what is left out is skipped
-    generate(policy, prompts, max_new_tokens, n, seed, select)   n responses a prompt ->
-        answer[prompt][i] = (ids, tau_idx), the end of text (`eos_token_id`) included; tau_idx has
-        one index a token, at the sequence level one alone. select: "sample" draws the choice,
-        "greedy" takes the most likely one; the word is drawn at it in either
-    pairs(rewards, how)   (P,N) array, "best-worst" or "all" -> list of (prompt, chosen, rejected),
-        indices; ties make no pair, NaN is refused by an exception. "top-2" comes with two criteria,
-        (2,P,N): of the 2 best by the first the best by the second, against the worst by the second
-        of the 2 worst by the first
-    train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches)   -> the head's
-        weights {name: array}, named as in decoder.safetensors, after `steps` plain SGD steps on the
-        mean loss of all pairs, each step's gradient summed up over micro-batches of such sizes.
-        variant: "separate", "joint", "latent"; "nll": minus the chosen's sum of log P(tau) alone;
-        at the sequence level "exact_sequence": latent, with the marginal of the whole response
-`policy` and `reference` are folders: GPT-2 as Hugging Face writes it, decoder.json and
-decoder.safetensors. A reference of None: the policy's own model, and no reference head. A pair is
-{"prompt": ids, "chosen": (ids, tau_idx), "rejected": (ids, tau_idx)}. The attribute DTYPE of the
-module is set to --dtype. The module runs in a process of its own, as in check.py.
+    score(policy, prompts, responses)   -> per row {"tau_logps": (T,K), at the sequence level (1,K),
+        "text_logps": (T,K), "mixture_logps": (T,)}; what every row leaves out is skipped
+    generate(policy, prompts, max_new_tokens, n, seed, select)   n responses per prompt ->
+        answer[prompt][i] = (ids, tau_idx), the end of text included; or (ids, tau_idx, logps), with
+        the log-probability of each id at the choice under which it was sampled
+    pairs(rewards, how)   (P,N) array, "best-worst" or "all"; (2,P,N), "top-2" -> [(prompt, chosen,
+        rejected)], indices
+    train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches)   -> {name:
+        array}, the decoder's weights after plain SGD
+`policy` and `reference` are folders. FORMAT.md specifies everything; numbers in brackets are its
+equations. The attribute DTYPE of the module is set to --dtype. The module runs in a process of its
+own, where it may print (that goes to stderr), exit or hang.
 Exit status: 0 all that ran agrees, 1 a number differs or the module failed, 2 nothing ran.
 """
-import argparse
 import itertools
 import json
-import sys
-import time
+import math
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-import check
 import gpt2
-from make_model_kit import KIT, LEVELS
+import mistakes
+import runner
+import sampling
+from mistakes import Wrong, errors
+from runner import Miss, Skip, asked, require
 
-ANSWER = check.ANSWER
-FUNCTIONS = ("score", "generate", "pairs", "train")
-TOLERANCES = {"float64": 1e-9, "float32": 1e-5}  # README.md: what was measured
+KIT = Path(__file__).with_name("model_kit")
+KINDS = json.loads((KIT / "cases.json").read_text(encoding="utf-8"))
+REWARDS = KINDS.pop("rewards")
+TOLERANCES = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 1e-1}  # README.md: what was measured
 FALSE_ALARM = 1e-6  # odds that a right sampler misses anywhere in a run
-N = 4000  # responses a prompt
-T = 3     # of so many tokens at most; every one of them is enumerated
-TAILS = (0.1, 0.02, 0.01)  # shares of the words at a place
+N, T = 4000, 3      # responses per prompt, tokens per response
+LOOK_AT = {
+    "score": "the shift by one, the state that decides, masks and position ids, the temperature",
+    "generate": "the choice, the temperature, cuts of the distribution, seeds and shared noise",
+    "pairs": "ties, unsigned and half-precision rewards, NaN",
+    "train": "the reference, the mean over pairs, micro-batches, the optimizer"}
 
 
-class Miss(Exception):
-    """What is wrong, on one line, with what came and what was expected."""
+def compare(wrong, dtype):
+    """Miss unless |got - want| <= tolerance * max(1, |want|) everywhere.  -> the largest error
 
-
-class Skip(Exception):
-    """The question was not answered, which is allowed."""
-
-
-def require(fits, message):
-    if not fits:
-        raise Miss(message)
-
-
-# ---- their module, in another process ----------------------------------------------------------
-
-class Process(check.Process):
-    """As check.py's, with the functions and the answers of this page."""
-    page = __file__
-
-    def ask(self, function, *given):
-        """-> as answer(), or "ended", words"""
-        return tuple(self.exchange(function, (function, *given)))
-
-
-class Here(check.Here):
-    """As check.py's, with the functions and the answers of this page."""
-    names = FUNCTIONS
-
-    def ask(self, function, *given):
-        """-> "gave", plain lists and dicts; "raised", words; or "skipped", None"""
-        try:
-            answer = getattr(self.module, function)(*given)
-            return "gave", json.loads(json.dumps(answer, default=plain))
-        except NotImplementedError:
-            return "skipped", None
-        except BaseException as error:  # sys.exit too: whatever their code raises is the result
-            return "raised", check.words(error)
-
-
-def plain(x):
-    """What JSON does not know: numpy's arrays and numbers."""
-    if isinstance(x, (np.ndarray, np.generic)):
-        return x.tolist()
-    raise TypeError(f"the answer holds {type(x).__name__}; give numbers, lists and numpy arrays")
-
-
-def asked(theirs, function, *given):
-    """Their answer, or what there is instead as an exception."""
-    kind, what = theirs.ask(function, *given)
-    if kind == "skipped":
-        raise Skip
-    require(kind == "gave", what if kind == "ended" else f"raised {what}")
-    return what
-
-
-# ---- numbers -----------------------------------------------------------------------------------
-
-def compare(label, got, want, allowed):
-    """Miss unless |got - want| <= allowed * max(1, |want|).  -> the largest error, so divided"""
-    got = check.real(got)
-    require(got.shape == want.shape, f"{label} has shape {got.shape}, expected {want.shape}")
-    error = check.errors(got, want) / np.maximum(1, np.abs(np.nan_to_num(want, neginf=0)))
-    if (error > allowed).any():
-        index = tuple(np.argwhere(error > allowed)[0].tolist())
-        raise Miss(f"{label}{list(index)} is {got[index]:.9g}, expected {want[index]:.9g}")
-    return error.max(initial=0)
+    wrong: what is a wrong answer if it is one; what is NaN in `want` is not compared.
+    """
+    worst = 0.0
+    for label, x in wrong.got.items():
+        want = wrong.want[label]
+        require(x.shape == want.shape, f"{label} has shape {x.shape}, expected {want.shape}")
+        error = errors(x, want) / np.maximum(1, np.abs(np.nan_to_num(want, neginf=0)))
+        if (error > TOLERANCES[dtype]).any():
+            index = tuple(np.argwhere(error > TOLERANCES[dtype])[0].tolist())
+            raise Miss(f"{label}{[*index]} is {x[index]:.9g}, expected {want[index]:.9g}", wrong)
+        worst = max(worst, error.max(initial=0))
+    return worst
 
 
 # ---- score -------------------------------------------------------------------------------------
 
-def rows_to_score(cases):
-    """Every response of the cases.  -> prompts, responses"""
-    rows = list(zip(cases["prompts"], cases["responses"]))
-    rows += [(pair["prompt"], pair[side][0]) for pair in cases["pairs"]
-             for side in ("chosen", "rejected")]
-    return [list(column) for column in zip(*rows)]
+def scores(key, policy, prompts, responses):
+    """{"row 0 tau_logps": array, ...}"""
+    sizes, rows = [*map(len, map(list.__add__, prompts, responses))], {}
+    for row, size in enumerate(sizes):
+        key.PAD = max(sizes) - size  # mistakes read it
+        scored = key.score(policy, prompts[row], responses[row])
+        rows |= {f"row {row} {name}": x for name, x in scored.items()}
+    return rows
 
 
-def check_score(theirs, level, role, cases, dtype):
-    """Rows of unequal lengths in one call, each as the key has it alone."""
-    folder = KIT / level / role
-    policy, (prompts, responses) = gpt2.load(folder), rows_to_score(cases)
-    answer = asked(theirs, "score", str(folder), prompts, responses)
-    require(len(answer) == len(prompts), f"{len(answer)} rows, expected {len(prompts)}")
-    worst, ran = 0.0, set()
-    for row, (prompt, response) in enumerate(zip(prompts, responses)):
-        for name, want in gpt2.score(policy, prompt, response).items():
-            if answer[row].get(name) is not None:
-                error = compare(f"row {row} {name}", answer[row][name], want, TOLERANCES[dtype])
-                worst, ran = max(worst, error), ran | {name}
-    if not ran:
+def check_score(theirs, policy, rows, dtype):
+    """Rows of unequal lengths in one call, each as the key has it by itself."""
+    answer = asked(theirs, "score", str(KIT / policy), *rows)
+    require(len(answer) == len(rows[0]), f"{len(answer)} rows, expected {len(rows[0])}")
+    names = [sorted(name for name, x in row.items() if x is not None) for row in answer]
+    for row, given in enumerate(names):
+        require(given == names[0], f"row {row} has {given}, row 0 {names[0]}: answer every row")
+    if not names[0]:
         raise Skip
-    return f"{len(prompts)} rows of {', '.join(sorted(ran))}; largest error {worst:.1e}"
+    loaded = gpt2.load(KIT / policy)
+    got = {f"row {i} {name}": runner.real(row[name]) for i, row in enumerate(answer)
+           for name in names[0]}
+    want = scores(gpt2, loaded, *rows)
+    require(got.keys() <= want.keys(), f"{names[0]}; expected tau_logps, text_logps, mixture_logps")
+    if dtype == "bfloat16":  # rounding may decide the arg-max: nothing is compared there
+        cold = [0 in (choice.values() if isinstance(choice, dict) else [choice])
+                for choice in loaded.choices]
+        for label, x in want.items():
+            if "tau" not in label:
+                x[..., cold if "text" in label else slice(None)] = np.nan
+    wrong = Wrong("score", lambda key: scores(key.gpt2, loaded, *rows), got, want,
+                  TOLERANCES[dtype])
+    try:
+        worst = compare(wrong, dtype)
+    except Miss as miss:
+        if asked(theirs, "score", str(KIT / policy), *rows) != answer:
+            miss.evidence = "the answer changes from call to call: is dropout on?"
+        raise
+    return f"{len(answer)} rows of {', '.join(names[0])}; largest error {worst:.1e}", worst
 
 
-def check_empty(theirs, level, cases):
+def check_empty(theirs, policy, rows, dtype):
     """A response without a token: refused by an exception, or answered by arrays without one."""
-    prompts, responses = cases["prompts"][:2], [cases["responses"][0], []]
-    kind, what = theirs.ask("score", str(KIT / level / "policy"), prompts, responses)
+    rows = rows[0][:2], [rows[1][0], []]
+    kind, what = theirs.ask("score", str(KIT / policy), *rows)
     if kind == "raised":
-        return f"refused: {what}"
-    if kind == "skipped":
+        return f"refused: {what}", None
+    answer = asked(theirs, "score", str(KIT / policy), *rows)
+    given = {name: x for name, x in answer[1].items() if x is not None}
+    for name, x in given.items():
+        require(name == "tau_logps" or len(x) == 0,
+                f"{name} of an empty response has {x!r:.40}, expected no token")
+    if not given:
         raise Skip
-    require(kind == "gave", what)
-    lengths = {name: len(what[1][name]) for name in ("text_logps", "mixture_logps")
-               if what[1].get(name) is not None}
-    for name, length in lengths.items():
-        require(length == 0, f"{name} of an empty response has {length} tokens, expected 0")
-    if not lengths:
-        raise Skip
-    return "answered"
+    return "answered without a token", None
 
 
-# ---- generate: exact binomial tests ------------------------------------------------------------
+# ---- generate ----------------------------------------------------------------------------------
 
-def p_value(hits, n, odds, log_factorials):
-    """Twice the tail of Binomial(n, odds) from hits outward: below x with odds of at most x."""
-    odds = min(max(odds, 0.0), 1.0)
-    if odds in (0.0, 1.0):
-        return float(hits == n * odds)
-    k = np.arange(hits + 1) if hits < n * odds else np.arange(hits, n + 1)
-    ways = log_factorials[n] - log_factorials[k] - log_factorials[n - k]
-    logs = ways + k * np.log(odds) + (n - k) * np.log1p(-odds)
-    return min(1.0, 2 * float(np.exp(logs).sum()))
-
-
-def events(policy, answer, P, n):
-    """Which (choice, word) each event of each response is.  -> (P,n,T): choice * V + word, or -1
-
-    -1 stands where a response has ended. Miss unless each ends with its first end of text or has
-    T tokens, and has as many choices as its level asks for.
-    """
-    V, K, eos = policy.config["vocab_size"], len(policy.choices), policy.config["eos_token_id"]
-    require(len(answer) == P, f"answers to {len(answer)} prompts, expected {P}")
-    codes = np.full((P, n, T), -1)
-    for p, responses in enumerate(answer):
-        require(len(responses) == n, f"prompt {p}: {len(responses)} responses, expected {n}")
-        for i, (ids, tau_idx) in enumerate(responses):
-            where = f"prompt {p}, response {i}: ids {ids!r:.60}, tau_idx {tau_idx!r:.60}"
-            fits = all(type(x) is int and 0 <= x < size
-                       for column, size in ((ids, V), (tau_idx, K)) for x in column)
-            require(fits, f"{where}; expected ids below {V}, tau_idx below {K}")
-            end = ids.index(eos) + 1 if eos in ids else T
-            require(len(ids) == end, f"{where}; expected {end} ids, up to {eos}, the end of text")
-            decisions = end if policy.level == "token" else 1
-            require(len(tau_idx) == decisions, f"{where}; expected {decisions} of tau_idx")
-            of_tokens = tau_idx if policy.level == "token" else tau_idx * end
-            codes[p, i, :end] = [k * V + word for k, word in zip(of_tokens, ids)]
-    return codes
-
-
-def frequencies(policy, codes, odds):
-    """Each (choice, word) at each event, and at each choice its least likely words together.
-
-    The latter see a cut tail, whose words are each too rare to be missed. codes: (P,n,T). odds:
-    (P,T,K,V). Yields (what, hits, n, odds).
-    """
-    P, n, _ = codes.shape
-    _, _, K, V = odds.shape
-    for p in range(P):
-        for t in range(T):
-            hits = np.bincount(codes[p, :, t] + 1, minlength=1 + K * V)[1:].reshape(K, V)
-            for k, tau in enumerate(policy.choices):
-                where = f"prompt {p}, token {t}, temperature {tau:g}"
-                for v in range(V):
-                    yield f"{where}, word {v}", hits[k, v], n, odds[p, t, k, v]
-                rising = odds[p, t, k].argsort(kind="stable")
-                tails = zip(hits[k, rising].cumsum(), odds[p, t, k, rising].cumsum())
-                for m, (some, share) in enumerate(tails):
-                    yield f"{where}, its {m + 1} least likely words", some, n, share
-
-
-def unlikely(given, share):
-    """Which words a nucleus of 1 - share would cut: ahead of them is so much.  (...,V) -> bool"""
-    order = np.argsort(-given, axis=-1, kind="stable")
-    falling = np.take_along_axis(given, order, -1)
-    cut = falling.cumsum(-1) - falling >= 1 - share
-    places = order.argsort(-1, kind="stable")
-    return np.take_along_axis(cut, places, -1)
-
-
-def tails(policy, prompts, codes, select):
-    """Is anything truncated? Responses with a word that is unlikely where it stands, all together.
-
-    Yields as `frequencies` does. codes: (P,n,T).
-    """
-    V, eos = policy.config["vocab_size"], policy.config["eos_token_id"]
-    child = np.cumsum(np.arange(V) != eos) - 1  # of a word: which of a history's continuations
-    for p, prompt in enumerate(prompts):
-        places = [given for _, given in gpt2.enumerated(policy, prompt, T, select)]  # T of (H,K,V)
-        for share in TAILS:
-            history, found = np.zeros(codes.shape[1], int), np.zeros(codes.shape[1], bool)
-            for t, given in enumerate(places):
-                going = np.flatnonzero(codes[p, :, t] >= 0)
-                choices, words = np.divmod(codes[p, going, t], V)
-                found[going] |= unlikely(given, share)[history[going], choices, words]
-                history[going] = history[going] * (V - 1) + child[words]
-            without = [joint for joint, _ in gpt2.enumerated(
-                policy, prompt, T, select, lambda given: ~unlikely(given, share))]
-            none = sum(joint[..., eos].sum() for joint in without[:-1]) + without[-1].sum()
-            yield (f"prompt {p}, responses with a word of the unlikeliest {share:.0%}", found.sum(),
-                   len(found), 1 - none)
-
-
-def lags(n):
-    """How far apart a batch may repeat its noise: all up to 64, divisors and powers of two."""
-    some = {*range(1, 65), *(2 ** i for i in range(20)), *(x for x in range(1, n) if n % x == 0)}
-    return sorted(lag for lag in some if 2 * lag <= n)
-
-
-def joints(codes, again, odds):
-    """Are two rows independent? Noise that rows share leaves every single row's odds right.
-
-    codes: (P,n,T), of one call; again: (P,m,T), of another seed. Yields as `frequencies` does.
-    """
-    P, n, _ = codes.shape
-    for p in range(P):
-        for lag in lags(n):
-            first = np.flatnonzero(np.arange(n) // lag % 2 == 0)  # pairs that share no row
-            first = first[first + lag < n]
-            yield from agreements(f"prompt {p}, responses {lag} apart",
-                                  codes[p, first], codes[p, first + lag], odds[p])
-        m = again.shape[1]
-        yield from agreements(f"prompt {p}, two seeds", codes[p, :m], again[p], odds[p])
-        even = slice(0, n - n % 2, 2)
-        yield from tables(f"prompt {p}, two responses side by side", codes[p, even, 0],
-                          codes[p, 1::2, 0], odds[p, 0], odds[p, 0])
-        for q in range(p):
-            yield from tables(f"prompts {q} and {p}, the same row", codes[q, :, 0],
-                              codes[p, :, 0], odds[q, 0], odds[p, 0])
-
-
-def agreements(where, codes, others, odds):
-    """How often two rows have the same event.  (m,T), (m,T), (T,K,V)"""
-    for t in range(T):
-        same = (codes[:, t] == others[:, t]) & (codes[:, t] >= 0)
-        yield f"{where}, the same token {t}", same.sum(), len(same), (odds[t] ** 2).sum()
-
-
-def tables(where, codes, others, odds, other_odds):
-    """Two rows' first choices, and their first words, jointly.  (m,), (m,), (K,V), (K,V)"""
-    V = odds.shape[1]
-    for what, axis, part in ("choices", 1, lambda x: x // V), ("words", 0, lambda x: x % V):
-        joint = np.outer(odds.sum(axis), other_odds.sum(axis))
-        hits = np.zeros(joint.shape, int)
-        np.add.at(hits, (part(codes), part(others)), 1)
-        for (a, b), share in np.ndenumerate(joint):
-            yield f"{where}, {what} {a} and {b}", hits[a, b], len(codes), share
-
-
-def check_generate(theirs, level, select, prompts, n, budget):
-    """Frequencies against enumeration. budget: the odds of a false alarm."""
-    folder = KIT / level / "policy"
+def ask_generate(theirs, kind, select, n, seed, prompts):
+    """-> the Policy, their answer, and what it holds as sampling.codes_of has it"""
+    folder = KIT / kind / "policy"
     policy = gpt2.load(folder)
-    P, m = len(prompts), max(1, n // 8)
-    codes, again = (
-        events(policy, asked(theirs, "generate", str(folder), prompts, T, size, seed, select),
-               P, size)
-        for size, seed in ((n, 1), (m, 2)))
-    odds = np.stack([gpt2.event_odds(policy, prompt, T, select) for prompt in prompts])
-    trials = [*frequencies(policy, codes, odds), *tails(policy, prompts, codes, select)]
-    if select == "sample":  # greedy choices and one word agree by themselves
-        trials += joints(codes, again, odds)
-    log_factorials = np.append(0, np.log(np.arange(1, n + 1)).cumsum())
-    limit = budget / len(trials)
-    worst = [(p_value(hits, size, share, log_factorials), what, hits, size, share)
-             for what, hits, size, share in trials]
-    missed = sum(p <= limit for p, *_ in worst)
-    p, what, hits, size, share = min(worst, key=lambda trial: trial[0])
-    require(not missed, f"{what}: {hits} of {size}, expected {size * share:.1f}, p-value {p:.1e}; "
-                        f"{missed} of {len(trials)} tests miss, each at {limit:.1e}")
-    return f"{P * n} responses, {len(trials)} tests, smallest p-value {p:.1e}, limit {limit:.1e}"
+    answer = asked(theirs, "generate", str(folder), prompts, T, n, seed, select)
+    return policy, answer, sampling.codes_of(policy, answer, len(prompts), n, T)
+
+
+def check_generate(theirs, kind, select, n, dtype, budget=FALSE_ALARM / 6, prompts=None):
+    """Frequencies against enumeration. budget: the odds of a false alarm."""
+    if dtype == "bfloat16":
+        raise Skip
+    prompts = prompts or KINDS[kind]["prompts"]
+    policy, answer, codes = ask_generate(theirs, kind, select, n, 1, prompts)
+    _, _, again = ask_generate(theirs, kind, select, max(1, n // 8), 2, prompts)
+    places = [gpt2.enumerated(policy, prompt, T, select) for prompt in prompts]
+    try:
+        words = sampling.judged(sampling.frequencies(policy, codes, places), budget / 2)
+    except Miss as miss:
+        raise Miss(str(miss), partial(sampler_cause, policy, prompts, select, codes)) from None
+    if select == "sample":  # greedy choices and one id agree by themselves
+        more = sampling.judged(sampling.independence(policy, codes, again, places),
+                               budget / 2)
+        words = f"{words}; of independence {more}"
+    worst = None
+    if any(len(row) > 2 for rows in answer for row in rows):
+        got, want = sampling.logged(policy, answer, codes, places)
+        worst = compare(Wrong("generate", lambda key: {}, got, want, TOLERANCES[dtype]), dtype)
+        words += f"; largest error of their log-probabilities {worst:.1e}"
+    return f"{codes[..., 0].size} responses, {words}", worst
+
+
+def sampler_cause(policy, prompts, select, codes):
+    """The known mistake that the first two tokens fit best, clearly and better than no mistake."""
+    codes, fitting = codes[:, :, :2], []
+
+    def attempt(cause, places):
+        if all(trial.p_value() > FALSE_ALARM / 1e4
+               for trial in sampling.frequencies(policy, codes, places)):
+            fitting.append((sampling.log_likelihood(codes, places), cause))
+
+    nothing = mistakes.Mistake("", ())
+    for mistake in [nothing, *(m for m in mistakes.known() if m.samples())]:
+        key, places = mistake.key().gpt2, []
+        for prompt in prompts:
+            key.PAD = max(map(len, prompts)) - len(prompt)  # mistakes read it
+            places.append(key.enumerated(policy, prompt, 2, select))
+        attempt(str(mistake), places)
+        if mistake == nothing:
+            for order in [*itertools.permutations(places)][1:]:
+                attempt("the answers are not in the order of the prompts", order)
+    best, second = sorted([(-np.inf, ""), (-np.inf, ""), *fitting])[-1:-3:-1]
+    if best[1] and best[0] > second[0] + 10:
+        return best[1]
+    return sampling.repeated(policy, codes) if select == "sample" else None
+
+
+def check_seed(theirs, kind, select, n, dtype):
+    """A seed determines the responses; one response alone has the same form."""
+    first, second = (ask_generate(theirs, kind, select, n, 2, KINDS[kind]["prompts"])[1]
+                     for _ in range(2))
+    require(first == second, "the same seed gives other responses the second time: use a generator "
+                             "that the seed starts, not a global one")
+    ask_generate(theirs, kind, select, 1, 1, KINDS[kind]["prompts"][:1])
+    return f"{n} responses per prompt twice, then one by itself", None
 
 
 # ---- pairs -------------------------------------------------------------------------------------
 
-REWARDS = {
-    "distinct": np.array([[0.5, -1.0, 2.0, 0.25], [-3.0, -1.0, -2.0, -2.5]]),
-    "ties": np.array([[1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]),
-    "unsigned": np.array([[0, 3, 1], [2, 2, 2], [5, 0, 5]], dtype=np.uint8),  # -x wraps around
-    "single": np.array([[0.5], [1.0]])}
-TWO_CRITERIA = {  # (2,P,N)
-    "distinct": np.array([[[3.0, 2.0, 1.0, 0.0, -1.0], [-5.0, 4.0, 2.5, 1.5, 3.0]],
-                          [[0.1, 0.7, 0.2, 0.3, 0.9], [2.0, -1.0, 3.0, -2.0, 0.0]]]),
-    "ties": np.array([[[1.0, 1.0, 1.0, 0.0], [0.5, 0.5, 0.5, 0.5], [2.0, 1.0, 1.0, 0.0],
-                       [2.0, 1.0, 1.0, 0.0]],
-                      [[0.0, 2.0, 1.0, -1.5], [1.0, 1.0, 1.0, 1.0], [0.0, 3.0, -3.0, -1.0],
-                       [5.0, 3.0, -3.0, -9.0]]]),
-    "unsigned": np.array([[[0, 3, 1, 7], [9, 2, 5, 0]],
-                          [[1, 0, 4, 2], [0, 8, 3, 6]]], dtype=np.uint8)}
-
-
-def indices(answer, P, N):
-    """Their pairs as tuples; Miss on what is no (prompt, chosen, rejected)."""
-    pairs = [tuple(pair) for pair in answer]
-    for pair in pairs:
+def check_pairs(theirs, how, name, dtype):
+    """Ties leave several right answers: any of them will do."""
+    rewards = np.array(REWARDS[how][name], "uint8" if name == "uint8" else float)
+    if np.isnan(rewards).any():
+        kind, what = theirs.ask("pairs", rewards, how)
+        if kind == "skipped":
+            raise Skip
+        require(kind == "raised", f"a NaN among the rewards gives {what!r:.60}; raise an exception")
+        return f"refused: {what}", None
+    answer = [tuple(pair) for pair in asked(theirs, "pairs", rewards, how)]
+    criteria = rewards if how == "top-2" else rewards[None]
+    _, P, N = criteria.shape
+    for pair in answer:
         fits = len(pair) == 3 and all(type(i) is int and 0 <= i < size
                                       for i, size in zip(pair, (P, N, N)))
         require(fits, f"{pair!r:.60} is no (prompt, chosen, rejected) of {P} x {N} rewards")
-    return pairs
-
-
-def check_pairs(theirs, name, how):
-    """Ties leave several right answers: any of them will do."""
-    rewards = REWARDS[name]
-    answer = indices(asked(theirs, "pairs", rewards, how), *rewards.shape)
-    for p, of_prompt in enumerate(rewards.tolist()):
+    missed, causes = None, []
+    for p in range(P):
         got = [(i, j) for prompt, i, j in answer if prompt == p]
-        right = {(i, j) for i, x in enumerate(of_prompt) for j, y in enumerate(of_prompt) if x > y}
-        if how == "best-worst":
-            ends = max(of_prompt), min(of_prompt)
-            right = {(i, j) for i, j in right if (of_prompt[i], of_prompt[j]) == ends}
-        count = len(right) if how == "all" else min(1, len(right))
-        require(set(got) <= right and len(got) == len(set(got)) == count,
-                f"rewards {of_prompt}: {got!r:.80}, expected {count} of {sorted(right)}")
-    return f"{len(answer)} pairs"
+        of_prompt = criteria[:, p].tolist()
+        right = admissible(how, *of_prompt)
+        causes.append(pairs_causes(how, got, right, *of_prompt))
+        if missed is None and (set(got) not in right or len(set(got)) < len(got)):
+            expected = {str(sorted(pairs)) if pairs else "no pair" for pairs in right}
+            missed = (f"rewards {of_prompt}: {got!r:.80}, expected "
+                      f"{' or '.join(sorted(expected))}")
+    if missed:
+        fitting = set.intersection(*causes)  # what gives the pairs of every prompt
+        if len(set(answer)) < len(answer):
+            fitting = {"a pair comes twice"}
+        elif any(criteria[0, p, i] == criteria[0, p, j] for p, i, j in answer):
+            fitting = {"a tie makes a pair"}
+        raise Miss(missed, fitting.pop() if len(fitting) == 1 else None)
+    return f"{len(answer)} pairs", None
 
 
-def admissible(first, second, k):
-    """The pairs of one prompt that a ranking by the first criterion leads to.  -> set
-
-    Equals may stand in any order. None: no pair, since neither is better by the first; if the
-    second prefers the chosen all the same, both are right.
-    """
-    outcomes = set()
-    for ranked in itertools.permutations(range(len(first))):
-        if any(first[i] < first[j] for i, j in zip(ranked, ranked[1:])):
-            continue
-        top, bottom = ranked[:k], ranked[-k:]
-        most, least = max(second[i] for i in top), min(second[j] for j in bottom)
-        for i, j in itertools.product(top, bottom):
-            if second[i] == most and second[j] == least:
-                if first[i] == first[j]:
-                    outcomes.add(None)
-                if first[i] > first[j] or second[i] > second[j]:
-                    outcomes.add((i, j))
-    return outcomes
+def pairs_causes(how, got, right, first, second=()):
+    """The known mistakes that give these pairs of one prompt."""
+    wrapped = [[-(-x % 256) for x in column] for column in (first, second)]
+    known = {"chosen and rejected are swapped": [{(j, i) for i, j in pairs} for pairs in right],
+             "order by -x: of unsigned numbers it wraps around": admissible(how, *wrapped)}
+    if how == "all":
+        known["one pair per prompt, where all are expected"] = admissible("best-worst", first)
+    if second:
+        known |= {"the second criterion is ignored": admissible("best-worst", first),
+                  "the first criterion is ignored": admissible("best-worst", second),
+                  "the criteria are swapped": admissible(how, second, first)}
+    return {cause for cause, sets in known.items() if set(got) in sets}
 
 
-def check_two_criteria(theirs, name, k):
-    """Where two rewards matter, as the paper pairs them."""
-    both = TWO_CRITERIA[name]
-    answer = indices(asked(theirs, "pairs", both, f"top-{k}"), *both.shape[1:])
-    for p, (first, second) in enumerate(zip(*both.tolist())):
-        got = [(i, j) for prompt, i, j in answer if prompt == p]
-        right = admissible(first, second, k)
-        require(len(got) < 2 and (got or [None])[0] in right,
-                f"rewards {first} and {second}: {got!r:.80}, expected one of {right}")
-    return f"{len(answer)} pairs"
-
-
-def check_nan(theirs, how):
-    rewards = np.array([[0.5, np.nan, 1.0, 0.0]])
-    if how.startswith("top"):
-        rewards = np.stack([np.arange(4.0)[None], rewards])  # in the second criterion
-    kind, what = theirs.ask("pairs", rewards, how)
-    if kind == "skipped":
-        raise Skip
-    require(kind == "raised", f"a NaN among the rewards gives {what!r:.60}, expected an exception")
-    return f"refused: {what}"
+def admissible(how, first, second=()):
+    """The sets of pairs that are right for one prompt, by FORMAT.md's rules of pairs."""
+    N = range(len(first))
+    better = {(i, j) for i in N for j in N if first[i] > first[j]}
+    if how == "all":
+        return [better]
+    if how == "best-worst":
+        ends = max(first), min(first)
+        return [{(i, j)} for i, j in better if (first[i], first[j]) == ends] or [set()]
+    right = []
+    for ranked in itertools.permutations(N):
+        if all(first[i] >= first[j] for i, j in zip(ranked, ranked[1:])):
+            top, bottom = ranked[:2], ranked[-2:]
+            for i, j in itertools.product(top, bottom):
+                if second[i] == max(second[k] for k in top) and second[j] == min(
+                        second[k] for k in bottom):
+                    if first[i] == first[j]:
+                        right.append(set())
+                    if first[i] > first[j] or second[i] > second[j]:
+                        right.append({(i, j)})
+    return right
 
 
 # ---- train -------------------------------------------------------------------------------------
 
-VARIANTS = {"token": ("separate", "joint", "latent", "nll"),
-            "sequence": ("separate", "joint", "latent", "nll", "exact_sequence")}
+VARIANTS = ("separate", "joint", "latent", "nll")  # latent_exact at the sequence level, too
 REFERENCES = {"none": None, "policy": "policy", "kept": "reference"}
-MICRO_BATCHES = ([1, 1, 1, 1, 1], [2, 2, 1], [5], [1, 4])
-BETA, LR, STEPS = 0.5, 0.4, 3
+CUTS = ([5], [1, 1, 1, 1, 1], [2, 2, 1], [1, 4])  # into micro-batches
 
 
-def check_train(theirs, level, variant, frozen, cases, dtype):
-    """The head's weights, however the pairs are cut into micro-batches.
+def check_train(theirs, kind, variant, role, dtype, beta=0.5, lr=0.4, steps=3, cuts=CUTS):
+    """The decoder's weights, however the pairs are cut into micro-batches.
 
-    frozen: no reference; the policy itself, as at the start of a round; one kept from before.
+    role: no reference; the policy itself, as at the start of a round; one kept from before.
     """
-    folder, role = KIT / level, REFERENCES[frozen]
-    policy, pairs = gpt2.load(folder / "policy"), cases["pairs"]
-    reference = None if role is None else gpt2.load(folder / role)
-    want = gpt2.trained(policy, reference, pairs, variant, BETA, LR, STEPS)
+    folder, pairs = KIT / kind, KINDS[kind]["pairs"]
+    policy = gpt2.load(folder / "policy")
+    reference = role and gpt2.load(folder / role)
+
+    def wrong_if(steps, sizes):
+        arguments = policy, reference, pairs, variant, beta, lr, steps, sizes
+        answer = asked(theirs, "train", str(folder / "policy"), role and str(folder / role), pairs,
+                       variant, policy.level, *arguments[4:])
+        want = gpt2.trained(*arguments)
+        require(set(answer) == set(want), f"weights {sorted(answer)}, expected {sorted(want)}")
+        return Wrong("train", lambda key: key.gpt2.trained(*arguments),
+                     {name: runner.real(x) for name, x in answer.items()}, want, TOLERANCES[dtype],
+                     about=dict(start=policy.decoder, lr=lr))
     worst = 0.0
-    for sizes in MICRO_BATCHES:
-        head = asked(theirs, "train", str(folder / "policy"), role and str(folder / role), pairs,
-                     variant, level, BETA, LR, STEPS, sizes)
-        require(set(head) == set(want), f"weights {sorted(head)}, expected {sorted(want)}")
-        for name in want:
-            label = f"micro-batches {sizes}: {name}"
-            worst = max(worst, compare(label, head[name], want[name], TOLERANCES[dtype]))
-    return f"{STEPS} steps, {len(MICRO_BATCHES)} cuts; largest error {worst:.1e}"
+    for sizes in cuts:
+        wrong = wrong_if(steps, sizes)
+        try:
+            worst = max(worst, compare(wrong, dtype))
+        except Miss as miss:
+            once = wrong_if(1, cuts[0])  # if one step is wrong, it says more
+            off = any((errors(x, once.want[name]) > TOLERANCES[dtype]).any()
+                      for name, x in once.got.items())
+            raise Miss(f"micro-batches {sizes}: {miss}", once if off else wrong) from None
+    return f"{steps} steps, {len(cuts)} cuts; largest error {worst:.1e}", worst
 
 
-WINS, LOSSES = (1, 2, 3, 2), (3, 2, 1, 2)  # of four responses at each of the choices
-OPTIMUM = dict(lr=1.0, steps=300, allowed=1e-3)
-
-
-def optimum(wins, losses, beta):
-    """Where `separate` ends: P(tau_k) proportional to (a_k / (1 - a_k))^(1 / beta).  -> (K,)
-
-    With pairs of a success and a failure, of success rates a_k, whatever the choices were drawn
-    from, the loss is least where beta (log P(tau_i) - log P(tau_j)) is the log of the odds that of
-    one success and one failure the success is i's: a_i (1 - a_j) to a_j (1 - a_i).
-    """
-    shares = (np.array(wins) / np.array(losses)) ** (1 / beta)
-    return shares / shares.sum()
-
-
-def pairs_of(prompt, wins, losses):
-    """Every success beside every failure, one-token responses."""
-    sides = [[([word], [k]) for k, count in enumerate(counts) for _ in range(count)]
-             for word, counts in ((5, wins), (6, losses))]
-    return [dict(prompt=prompt, chosen=a, rejected=b) for a in sides[0] for b in sides[1]]
-
-
-def check_optimum(theirs, beta, cases):
-    """A whole run with a known answer."""
-    folder, prompt = KIT / "sequence" / "policy", cases["prompts"][1]
-    policy, pairs = gpt2.load(folder), pairs_of(prompt, WINS, LOSSES)
-    head = asked(theirs, "train", str(folder), None, pairs, "separate", "sequence", beta,
-                 OPTIMUM["lr"], OPTIMUM["steps"], [len(pairs)])
-    hidden = gpt2.forward(policy, np.array([prompt]))[1][0, -1]
-    head = {name: check.real(w) for name, w in head.items()}
-    got = np.exp(gpt2.log_softmax(gpt2.head_logits(head, hidden)))
-    want = optimum(WINS, LOSSES, beta)
-    error = compare("P(tau)", got, want, OPTIMUM["allowed"])
-    return f"{OPTIMUM['steps']} steps; largest error {error:.1e}"
+def remark(wrong):
+    """What arithmetic says about a wrong answer, or None."""
+    if wrong.function == "score":
+        return None
+    start, lr = wrong.about["start"], wrong.about["lr"]
+    came, right, before = (np.concatenate([x.ravel() for x in xs]) for xs in zip(*(
+        (start[name] - wrong.got[name], start[name] - wrong.want[name], start[name])
+        for name in start)))
+    if not came.any():
+        return "the weights do not move"
+    if np.allclose(abs(came), lr, rtol=0.02):
+        return "every weight moves by the learning rate: Adam, where plain SGD is expected"
+    decay = (came - right) / before / lr
+    if np.allclose(decay, decay[0], rtol=1e-3):
+        return f"weight decay of {decay[0]:.3g}"
+    norm, ratio = np.linalg.norm(came) / lr, mistakes.multiple(came, right)
+    if ratio and math.isclose(norm, float(f"{norm:.1g}"), rel_tol=1e-3):
+        return f"the gradient is clipped to a norm of {norm:.1g}"
+    return ratio and f"the update is {ratio}"
 
 
 # ---- the run -----------------------------------------------------------------------------------
 
-def load_cases():
-    """-> {level: {"prompts", "responses", "pairs"}}"""
-    every = json.loads((KIT / "cases.json").read_text(encoding="utf-8"))
-    return {level: {**{name: every[name] for name in ("prompts", "responses")}, **every[level]}
-            for level in LEVELS}
+def questions(args):
+    """(name, [(function, judge)])"""
+    def rows_of(kind):
+        cases = KINDS[kind]
+        rows = [*zip(cases["prompts"], cases["responses"])]
+        rows += [(pair["prompt"], pair[side][0]) for pair in cases["pairs"]
+                 for side in ("chosen", "rejected")]
+        return [list(column) for column in zip(*rows)]
 
-
-def questions(dtype, n):
-    """Everything that is asked: (function, name, what asks it of `theirs`)."""
-    every = load_cases()
-    budget = FALSE_ALARM / (2 * len(LEVELS))
-    for level, cases in every.items():
+    for kind in KINDS:
+        rows = rows_of(kind)
         for role in ("policy", "reference"):
-            yield ("score", f"{level} {role}",
-                   lambda a, b=level, c=role, d=cases: check_score(a, b, c, d, dtype))
-        yield "score", f"{level} empty", lambda a, b=level, c=cases: check_empty(a, b, c)
-    for level, cases in every.items():
-        for select, size in ("sample", n), ("greedy", max(1, n // 4)):
-            yield ("generate", f"{level} {select}",
-                   lambda a, b=level, c=select, d=cases["prompts"], e=size:
-                   check_generate(a, b, c, d, e, budget))
-    for how in ("best-worst", "all"):
-        for name in REWARDS:
-            yield "pairs", f"{how} {name}", lambda a, b=name, c=how: check_pairs(a, b, c)
-    for name in TWO_CRITERIA:
-        yield "pairs", f"top-2 {name}", lambda a, b=name: check_two_criteria(a, b, 2)
-    for how in ("best-worst", "all", "top-2"):
-        yield "pairs", f"{how} nan", lambda a, b=how: check_nan(a, b)
-    for level, cases in every.items():
-        for variant in VARIANTS[level]:
-            for frozen in REFERENCES:
-                yield ("train", f"{level} {variant} {frozen}",
-                       lambda a, b=level, c=variant, d=frozen, e=cases:
-                       check_train(a, b, c, d, e, dtype))
-    for beta in (1.0, 0.5):
-        yield ("train", f"optimum beta {beta:g}",
-               lambda a, b=beta: check_optimum(a, b, every["sequence"]))
+            if (KIT / kind / role).exists():
+                yield f"score {kind} {role}", check_score, (f"{kind}/{role}", rows)
+        yield f"score {kind} one row", check_score, (f"{kind}/policy", [x[:1] for x in rows])
+        yield f"score {kind} empty", check_empty, (f"{kind}/policy", rows)
+    for kind, (select, n) in itertools.product(KINDS, (("sample", args.n),
+                                                       ("greedy", max(1, args.n // 4)))):
+        yield f"generate {kind} {select}", check_generate, (kind, select, n)
+    yield "generate token seed", check_seed, ("token", "sample", max(1, args.n // 8))
+    for how in REWARDS:
+        for name in REWARDS[how]:
+            yield f"pairs {how} {name}", check_pairs, (how, name)
+    for kind, exact in (("token", ()), ("sequence", ("latent_exact",))):
+        for variant, (name, role) in itertools.product(VARIANTS + exact, REFERENCES.items()):
+            yield f"train {kind} {variant} {name}", check_train, (kind, variant, role)
+    yield "train sequence separate long", partial(check_train, steps=100, cuts=CUTS[:1]), (
+        "sequence", "separate", None)
+    yield "train token separate steep", partial(check_train, beta=64.0, lr=0.005, cuts=CUTS[:1]), (
+        "token", "separate", None)
 
 
-def verdict(theirs, ask):
-    """-> "pass", "MISS" or "skip", and a line"""
-    try:
-        return "pass", ask(theirs)
-    except Skip:
-        return "skip", "not implemented"
-    except Miss as miss:
-        return "MISS", str(miss)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        return "MISS", f"the answer does not fit: {check.words(error)}"
-
-
-def verdicts(theirs, dtype, n, only):
-    """Yields (status, function, name, line)."""
-    for function in FUNCTIONS:
-        if function in only and function not in theirs.functions:
-            yield "skip", function, "", "not supplied"
-    for function, name, ask in questions(dtype, n):
-        if function in only and function in theirs.functions and not theirs.ended:
-            status, line = verdict(theirs, ask)
-            yield status, function, name, line
-
-
-def run(theirs, dtype, n, only):
-    """Print a line for each question and a summary.  -> exit status"""
-    count, start = Counter(), time.perf_counter()
-    for status, function, name, line in verdicts(theirs, dtype, n, only):
-        count[status] += 1
-        print(f"{status}  {function}  {name + '  ' if name else ''}{line}", flush=True)
-    if theirs.ended:
-        print(f"stopped here: {theirs.ended}")
-    print(f"\n{count['pass']} passed, {count['MISS']} missed, {count['skip']} skipped, in {dtype}, "
-          f"{time.perf_counter() - start:.0f} s")
-    if "generate" in only and "generate" in theirs.functions:
-        print(f"odds that a right sampler misses in such a run: at most {FALSE_ALARM:g}")
-    if count["pass"] + count["MISS"] == 0:
-        print(f"nothing ran: define at least one of {', '.join(FUNCTIONS)} (see --help)")
-        return 2
-    return 1 if count["MISS"] else 0
+def explain(evidence, dtype):
+    """-> [(cause, how many misses it explains)]"""
+    found = []
+    for function in ("score", "train"):
+        wrongs = [x for x in evidence if isinstance(x, Wrong) and x.function == function]
+        found += mistakes.with_precision(wrongs, mistakes.causes(wrongs, remark), TOLERANCES, dtype)
+    words = [x() if callable(x) else x for x in evidence if not isinstance(x, Wrong)]
+    return found + [(cause, n) for cause, n in Counter(words).most_common()
+                    if cause and 3 * n >= len(words)]
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("module", help="module name, or path of a .py file")
-    parser.add_argument("--dtype", choices=TOLERANCES, default="float64")
-    parser.add_argument("--n", type=int, default=N,
-                        help="responses a prompt (default: %(default)s)")
-    parser.add_argument("--only", choices=FUNCTIONS, nargs="+", default=FUNCTIONS)
-    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS",
-                        help="that the import and every single call may take (default: 300)")
-    args = parser.parse_args(argv)
-    if args.n < 2 or not args.timeout > 0:
-        parser.error("--n takes a whole number above 1, --timeout a number of seconds above 0")
-    theirs = Process(args.module, args.dtype, args.timeout)
-    try:
-        if theirs.functions is None:
-            print(f"cannot import {args.module}: {theirs.ended}")
-            return 2
-        return run(theirs, args.dtype, args.n, args.only)
-    finally:
-        theirs.stop()
+    options = runner.parser(__doc__, TOLERANCES)
+    options.add_argument("--n", type=int, default=N,
+                         help="responses per prompt (default: %(default)s)")
+    args = options.parse_args(argv)
+    if args.n < 8:
+        options.error(f"--n is {args.n}; give a whole number of at least 8")
+    args = runner.parse(options, argv, [name for name, *_ in questions(args)])
+    chosen = [(name, [(name.split()[0], lambda theirs, check=check, given=given:
+                       check(theirs, *given, args.dtype))])
+              for name, check, given in questions(args)
+              if runner.wanted(name, args)]
+    if args.list:
+        print("\n".join(name for name, _ in chosen))
+        return 0
+    return runner.check(__file__, args, chosen, LOOK_AT, partial(explain, dtype=args.dtype))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == [ANSWER]:
-        check.answer_questions(Here, (*check.OUR_MODULES, "check", "gpt2", "make_model_kit"))
-    sys.exit(main())
+    runner.program(main)

@@ -253,11 +253,12 @@ def test_nothing_that_a_file_started_runs_on(tmp_path):
     note, path = tmp_path / "pid", tmp_path / "01_temperature_zero.py"
     path.write_text("import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', "
                     "'import time; time.sleep(60)'])\n"
-                    f"open({str(note)!r}, 'w').write(str(child.pid))\n")
+                    f"open({str(note)!r}, 'w').write(str(child.pid))\n", encoding="utf-8")
     runner.answers(path, "choice_logps", [], 60)
     time.sleep(0.5)
-    status = Path(f"/proc/{note.read_text()}/stat")
-    assert not status.exists() or ") Z " in status.read_text()  # it only waits to be reaped
+    pid = note.read_text(encoding="utf-8")
+    status = Path(f"/proc/{pid}/stat")  # Z: it only waits to be reaped
+    assert not status.exists() or ") Z " in status.read_text(encoding="utf-8")
 
 
 def test_unwritable_folders_endless_limits_and_interrupts_end_in_sentences(monkeypatch, capsys):
@@ -316,11 +317,11 @@ def test_names_of_the_cheat_sheet_have_their_shapes(level):
           "temperature_logps(...)": decoder.temperature_logps(logits, rollout.tokens,
                                                               policy.choices),
           "lpo.marginal(...)": lpo.marginal(r.text_logps, r.tau_logps),
-          "lpo.SCORES[...](...)": lpo.SCORES["latent"](r),
+          "lpo.SCORES": lpo.SCORES["latent"](r),
           "lpo.lpo_loss(...)": lpo.lpo_loss(r, r, "joint", 0.5)}
     of |= {f"Rollout.{name}": getattr(rollout, name) for name in ("tokens", "mask", "tau_idx")}
     of |= {f"ResponseLogps.{name}": x for name, x in vars(r).items()}
-    named = re.findall(r"`([^`|]+)` \| \(([\w,]+)\) \|", page("CHEATSHEET.md"))
+    named = re.findall(r"`([^`|]+)`(?: of a variant)? \| \(([\w,]+)\) \|", page("CHEATSHEET.md"))
     assert {name for name, _ in named} == of.keys()
     for name, shape in named:
         assert tuple(of[name].shape) == tuple(sizes[letter] for letter in shape.split(",")), name

@@ -25,7 +25,7 @@ MAY_IMPORT = {  # a file or a folder: what of ours, and which packages
     "real": ({*CORE, "toy", "real"}, {*RUN_TIME, "transformers"}),
     "playground": ({*CORE, "toy", "playground"}, {"torch", "numpy"}),
     "conformance/adapters": ({*CORE, *KIT, "toy"}, {"torch", "numpy", "jax", "transformers", "trl",
-                                                    "safetensors"}),
+                                                    "trl_style", "safetensors"}),
     "conformance": (KIT, {"numpy"}),
     "notebooks/exercises": ({"decoder", "tasks", "toy", "notebooks", "runner"},
                             {"torch", "numpy"})}

@@ -15,33 +15,45 @@ import decoder as decoding  # noqa: E402
 import lpo  # noqa: E402
 from gpt2 import read_safetensors  # noqa: E402  no more than the file format
 from model import GPT, GPTConfig  # noqa: E402
+from toy import samplers  # noqa: E402
 
 DTYPE = "float64"  # check_model.py --dtype overwrites it
 
 
+def read(folder, name):
+    """-> what the .json says, and the weights of the .safetensors beside it"""
+    path = Path(folder) / name
+    files = {"config": "model", "decoder": "decoder"}
+    weights = read_safetensors(path.with_name(f"{files[name]}.safetensors"))
+    return (json.loads(path.with_suffix(".json").read_text(encoding="utf-8")),
+            {name: torch.from_numpy(w) for name, w in weights.items()})
+
+
 @lru_cache
 def load_model(folder, dtype):
-    """-> GPT"""
-    c = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    """-> GPT, id of the end of text"""
+    c, weights = read(folder, "config")
     model = GPT(GPTConfig(*(c[name] for name in ("vocab_size", "n_positions", "n_layer", "n_head",
                                                  "n_embd"))))
-    weights = read_safetensors(Path(folder) / "model.safetensors")
-    model.load_hf_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
-    return model.to(getattr(torch, dtype)).requires_grad_(False)
+    model.load_hf_state_dict(weights)
+    return model.to(getattr(torch, dtype)).requires_grad_(False), c["eos_token_id"]
+
+
+def choice_of(x):
+    """A temperature, or a setting of decoder.json as one of toy/samplers.py."""
+    if not isinstance(x, dict):
+        return x
+    cut = samplers.min_p(x["min_p"]) if "min_p" in x else None
+    return samplers.frequency(x["frequency_penalty"], x["temperature"], cut)
 
 
 def load_decoder(folder, dtype):
     """-> AdaptiveDecoder, a new one each time: it is going to be trained"""
-    d = json.loads((Path(folder) / "decoder.json").read_text(encoding="utf-8"))
-    head = decoding.AdaptiveDecoder(d["n_embd"], d["choices"], d["level"], d["n_hidden"])
-    weights = read_safetensors(Path(folder) / "decoder.safetensors")
-    state = {name: torch.from_numpy(w) for name, w in weights.items()}
-    head.load_state_dict({**state, "_extra_state": head.get_extra_state()})
-    return head.to(getattr(torch, dtype))
-
-
-def load(folder):
-    return load_model(folder, DTYPE), load_decoder(folder, DTYPE)
+    d, weights = read(folder, "decoder")
+    decoder = decoding.AdaptiveDecoder(d["n_embd"], map(choice_of, d["choices"]), d["level"],
+                                    d["n_hidden"])
+    decoder.load_state_dict({**weights, "_extra_state": decoder.get_extra_state()})
+    return decoder.to(torch.promote_types(getattr(torch, dtype), torch.float32))
 
 
 def rollout(responses, level):
@@ -59,32 +71,27 @@ def rollout(responses, level):
 
 @torch.no_grad()
 def score(policy, prompts, responses):
-    model, head = load(policy)
+    decoder, (model, _) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
     lpo.require(all(responses), "a response is empty; leave such rows out")
-    rows = rollout([(ids, [0] * (len(ids) if head.level == "token" else 1)) for ids in responses],
-                   head.level)
-    r = decoding.response_logps(model, head, prompts, rows)
+    unused = [[0] * (len(ids) if decoder.level == "token" else 1) for ids in responses]
+    rows = rollout([*zip(responses, unused)], decoder.level)
+    r = decoding.response_logps(model, decoder, prompts, rows)
     mixture = lpo.marginal(r.text_logps, r.tau_logps)  # (B,T)
     answer = []
-    for b, ids in enumerate(responses):
-        n = len(ids)
-        decisions = n if head.level == "token" else 1
-        answer.append(dict(tau_logps=r.tau_logps[b, :decisions].numpy(),
+    for b, n in enumerate(map(len, responses)):
+        answer.append(dict(tau_logps=r.tau_logps[b, :n].numpy(),
                            text_logps=r.text_logps[b, :n].numpy(),
                            mixture_logps=mixture[b, :n].numpy()))
     return answer
 
 
 def generate(policy, prompts, max_new_tokens, n, seed, select):
-    model, head = load(policy)
-    eos = json.loads((Path(policy) / "config.json").read_text(encoding="utf-8"))["eos_token_id"]
-    generator = torch.Generator().manual_seed(seed)
+    decoder, (model, eos) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
     rows = [prompt for prompt in prompts for _ in range(n)]
-    drawn = decoding.generate(model, rows, max_new_tokens, head, tau_select=select, eos=eos,
-                              generator=generator)
-    lengths = drawn.mask.sum(1).tolist()
+    sampled = decoding.generate(model, rows, max_new_tokens, decoder, tau_select=select, eos=eos,
+                                generator=torch.Generator().manual_seed(seed))
     answer = [(ids[:length], of_ids[:length]) for ids, of_ids, length in
-              zip(drawn.tokens.tolist(), drawn.tau_idx.tolist(), lengths)]
+              zip(sampled.tokens.tolist(), sampled.tau_idx.tolist(), sampled.mask.sum(1).tolist())]
     return [answer[i:i + n] for i in range(0, len(answer), n)]
 
 
@@ -99,28 +106,21 @@ def pairs(rewards, how):
     return [(i // N, i % N, j % N) for i, j in zip(chosen, rejected)]
 
 
-def loss_of(chosen, rejected, variant, beta):
-    """One loss a pair.  -> (B,)"""
-    if variant == "nll":
-        return lpo.nll_loss(chosen)
-    exact = variant == "exact_sequence"
-    return lpo.lpo_loss(chosen, rejected, "latent" if exact else variant, beta, exact)
-
-
 def train(policy, reference, pairs, variant, level, beta, lr, steps, micro_batches):
-    model, head = load(policy)
-    ref_model, ref_head = load(reference) if reference else (None, None)
-    optimizer = torch.optim.SGD(head.parameters(), lr=lr)
+    decoder, (model, _) = load_decoder(policy, DTYPE), load_model(policy, DTYPE)
+    ref_decoder = reference and load_decoder(reference, DTYPE)
+    ref_model = reference and load_model(reference, DTYPE)[0]
+    optimizer = torch.optim.SGD(decoder.parameters(), lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()
         rest = list(pairs)
         for size in micro_batches:
             batch, rest = rest[:size], rest[size:]
             prompts = [pair["prompt"] for pair in batch]
-            sides = [decoding.response_logps(model, head, prompts,
+            sides = [decoding.response_logps(model, decoder, prompts,
                                              rollout([pair[side] for pair in batch], level),
-                                             ref_model, ref_head)
+                                             ref_model, ref_decoder)
                      for side in ("chosen", "rejected")]
-            (loss_of(*sides, variant, beta).sum() / len(pairs)).backward()
+            (lpo.lpo_loss(*sides, variant, beta).sum() / len(pairs)).backward()
         optimizer.step()
-    return {name: w.detach().numpy() for name, w in head.named_parameters()}
+    return {name: w.detach().numpy() for name, w in decoder.named_parameters()}

@@ -1,4 +1,4 @@
-"""Our own lpo.py behind the four functions of check.py: the plainest adapter there is.
+"""Our own lpo.py and decoder.py behind the four functions of check.py.
 
     python conformance/check.py conformance/adapters/ours.py
 """
@@ -6,37 +6,46 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
-import lpo  # noqa: E402  the folder above conformance/
+import decoder  # noqa: E402  the folder above conformance/
+import lpo  # noqa: E402
 
 DTYPE = "float64"  # check.py --dtype overwrites it
 SIDES = ("chosen", "rejected")
 
 
-def floats(x):
-    """A leaf tensor of the dtype under test."""
+def tensor(x):
+    """Numbers as a leaf tensor of the dtype under test."""
     return torch.tensor(x, dtype=getattr(torch, DTYPE)).requires_grad_()
 
 
 def response(case, side):
     """A side of the case as lpo.py takes it, and every array that a gradient might reach."""
     x = case[side]
-    leaves = {name: floats(logits) for name, logits in x.items()
+    leaves = {name: tensor(logits) for name, logits in x.items()
               if name.endswith("logits") and logits is not None}
-    ref = leaves.get("ref_decoder_logits")
+    tau_logps = {name: leaves[name].log_softmax(-1) for name in leaves if "decoder" in name}
+    text_logps = {name: decoder.temperature_logps(leaves[name], torch.tensor(x["tokens"]),
+                                                  case["temperatures"])
+                  for name in leaves if "lm" in name}
     return lpo.ResponseLogps(
-        tau_logps=F.log_softmax(leaves["decoder_logits"], dim=-1),
+        tau_logps=tau_logps["decoder_logits"],
         tau_idx=torch.tensor(x["tau_idx"]),
         mask=torch.tensor(x["mask"]),
-        text_logps=text_logps(leaves["lm_logits"], x["tokens"], case["temperatures"]),
-        ref_text_logps=text_logps(leaves["ref_lm_logits"], x["tokens"], case["temperatures"]),
-        ref_tau_logps=None if ref is None else F.log_softmax(ref, dim=-1)), leaves
+        text_logps=text_logps["lm_logits"],
+        ref_text_logps=text_logps["ref_lm_logits"],
+        ref_tau_logps=tau_logps.get("ref_decoder_logits")), leaves
 
 
-def text_logps(logits, tokens, temperatures):
-    return lpo.temperature_logps(logits, torch.tensor(tokens), temperatures)
+def variant_of(case):
+    return "latent_exact" if case["exact_sequence"] else case["variant"]
+
+
+def losses(case):
+    """-> (B,), leaves of both sides"""
+    responses, leaves = zip(*(response(case, side) for side in SIDES))
+    return lpo.lpo_loss(*responses, variant_of(case), case["beta"]), leaves
 
 
 def to_numpy(x):
@@ -44,20 +53,11 @@ def to_numpy(x):
 
 
 def temperature_logps(logits, tokens, temperatures):
-    return to_numpy(text_logps(floats(logits), tokens, temperatures))
+    return to_numpy(decoder.temperature_logps(tensor(logits), torch.tensor(tokens), temperatures))
 
 
 def score(case, side):
-    return to_numpy(lpo.score(response(case, side)[0], case["variant"], case["exact_sequence"]))
-
-
-def losses(case):
-    (chosen, chosen_leaves), (rejected, rejected_leaves) = (response(case, s) for s in SIDES)
-    leaves = {"chosen": chosen_leaves, "rejected": rejected_leaves}
-    if case["variant"] == "nll":
-        return lpo.nll_loss(chosen), leaves
-    return lpo.lpo_loss(chosen, rejected, case["variant"], case["beta"],
-                        case["exact_sequence"]), leaves
+    return to_numpy(lpo.SCORES[variant_of(case)](response(case, side)[0]))
 
 
 def loss(case):
@@ -67,10 +67,11 @@ def loss(case):
 def gradients(case):
     value, leaves = losses(case)
     value.sum().backward()
-    for side in SIDES:
-        for name in ("ref_lm_logits", "ref_decoder_logits"):  # nobody else looks there
-            if name in leaves[side] and leaves[side][name].grad is not None:
-                raise AssertionError(f"a gradient reaches {side}.{name}; detach the reference")
-    return {side: {name: to_numpy(torch.zeros_like(x) if x.grad is None else x.grad)
-                   for name, x in leaves[side].items() if not name.startswith("ref_")}
-            for side in SIDES}
+    answer = {}
+    for side, of_side in zip(SIDES, leaves):
+        grads = {name: x.grad for name, x in of_side.items()}
+        if any(name.startswith("ref_") and grad is not None for name, grad in grads.items()):
+            raise AssertionError("a gradient reaches a reference; detach it")
+        answer[side] = {name: to_numpy(torch.zeros_like(of_side[name]) if grad is None else grad)
+                        for name, grad in grads.items() if not name.startswith("ref_")}
+    return answer

@@ -3,7 +3,7 @@
 Write one function at a time, from the top, and run
     python conformance/check.py conformance/exercises/losses.py
 after each. What still raises NotImplementedError is skipped; the last lines say how many cases each
-function has right, and often what is wrong. The README beside check.py has the conventions; a
+function has right, and often what is wrong. FORMAT.md has the conventions; a
 response is one side of a case. Solutions: ../oracle.py, as loops. Not before yours is right.
 """
 
