@@ -157,9 +157,10 @@ def test_decoders_are_averaged_and_the_baseline_is_each_base_models_best(data):
 
 
 def test_differences_are_paired_and_shares_are_of_the_headroom(data):
-    """LPO gains 3 and 2 on base models' means of 1 and 4; the oracle gains 4 and 5."""
+    """LPO's gains are 4 and 2 on one base model, 3 and 1 on the other: variances of 1 / 4 for the
+    base models and of 2 / 2 for the prompts, and nothing is left. The oracle gains 4 and 5."""
     found = data.estimate("vote", LPO, FIXED)
-    assert found.mean == pytest.approx(2.5)
+    assert (found.mean, found.error ** 2) == pytest.approx((2.5, 1.25))
     assert data.estimate("vote", LPO, share=True).mean == pytest.approx(100 * 2.5 / 4.5)
     pairs = {"a": ("vote", LPO, FIXED), "b": ("vote", MEMORY, WITH)}
     ps = {name: p for name, (_, p) in data.differences(pairs).items()}
