@@ -507,7 +507,8 @@ def planted_module(files, changes, folder):
 @pytest.mark.parametrize("name, files, question, words, changes", planted(True),
                          ids=lambda x: x if isinstance(x, str) else "")
 def test_a_planted_mistake_is_missed_and_named(name, files, question, words, changes, tmp_path):
-    misses, causes = judged_here(planted_module(files, changes, tmp_path), GOLDEN[::3])
+    some = GOLDEN if "PLANTED" in os.environ else GOLDEN[::3]
+    misses, causes = judged_here(planted_module(files, changes, tmp_path), some)
     assert misses and not any("raised" in line for _, line in misses[:1]), misses
     assert words in causes[0][0] if words != "not named" else not causes, causes
 
