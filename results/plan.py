@@ -4,9 +4,12 @@ A recipe is tuned on validation prompts of base models that are not reported: ni
 at first, then the neighbours of the best, until it has no untried one, so that none lies at the
 edge. What depends on a recipe follows when it is known.
 """
+import functools
+import gzip
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -260,6 +263,26 @@ class Plan:
             for name, families in (("without", WITHOUT_MEMORY), ("with", WITH_MEMORY)):
                 self.on_bases(f"rules {name} memory", do="rule", families=list(families),
                               thin=3 * self.study.thin, **few)
+
+
+def load(path):
+    """A finished cell; ValueError on a damaged file."""
+    try:
+        return json.loads(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from None
+
+
+@functools.cache
+def mean_reward(path):
+    return float(np.mean(list(load(path)["rewards"].values())))
+
+
+def plan_of(study, guess=False):
+    def value_of(cell):
+        path = Path(study.out) / name_of(cell)
+        return mean_reward(path) if path.exists() else None
+    return Plan(study, value_of, guess)
 
 
 SECONDS = {"repeats": 9.0, "constrained": 7.0, "mix": 3.3, "vote": 2.0}  # of a decoder, one core

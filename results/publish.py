@@ -15,8 +15,7 @@ import pandas as pd
 from lpo import require
 from results import plots, tables
 from results.methods import CANDIDATES
-from results.plan import LPO, MAIN
-from results.study import environment_of, load, plan_of
+from results.plan import LPO, MAIN, load, plan_of
 from tasks import EXPERIMENTS
 from toy import files
 from toy.evaluate import row, win_rate
@@ -106,7 +105,7 @@ def report(study):
     into, pages = Path(study.out), []
     data, figures = into / "data", into
     if study.publish:
-        require("dirty" not in str(environment_of(study)["commit"]),
+        require("dirty" not in str(files.environment()["commit"]),
                 "the tree has changes; commit them before you publish")
         into, pages = tables.HERE, tables.PAGES
         data, figures = into / "data", into / "figures"

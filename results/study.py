@@ -10,7 +10,6 @@ the same folder to merge them. When no cell is left, data, tables and figures ar
 of the cells. Those of the pages are made by --publish alone (publish.py).
 """
 import contextlib
-import functools
 import gzip
 import io
 import json
@@ -27,7 +26,7 @@ import torch
 
 from lpo import require
 from results.cells import base_file, compute, name_of
-from results.plan import QUICK, Plan, Study, seconds_of
+from results.plan import QUICK, Study, plan_of, seconds_of
 from toy import files
 from toy.options import parse
 
@@ -51,26 +50,6 @@ def work(cell, folder, environment):
     if cell["do"] != "base":  # which is a file of its own
         text = json.dumps(record).encode()
         files.write(Path(folder) / name_of(cell), gzip.compress(text, mtime=0))
-
-
-def load(path):
-    """A finished cell; ValueError on a damaged file."""
-    try:
-        return json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from None
-
-
-@functools.cache
-def mean_reward(path):
-    return float(np.mean(list(load(path)["rewards"].values())))
-
-
-def plan_of(study, guess=False):
-    def value_of(cell):
-        path = Path(study.out) / name_of(cell)
-        return mean_reward(path) if path.exists() else None
-    return Plan(study, value_of, guess)
 
 
 def ready(study):

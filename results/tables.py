@@ -115,9 +115,9 @@ class Data:
 
 
 def tried(f, *of, **where):
-    """An estimate as text, "-" where it was not measured."""
+    """An estimate as text, shares in whole per cent; "-" where it was not measured."""
     try:
-        return f"{f(*of, **where):.3f}"
+        return format(f(*of, **where), ".0f" if where.get("share") else ".3f")
     except KeyError:
         return "-"
 
@@ -178,12 +178,15 @@ NUMBERS = {
 
 def source(data):
     """Where the numbers come from."""
-    study = data.about["study"]
-    return "\n".join(
-        f"{part}: {study['bases' if part in MAIN else 'few']} base models, "
-        f"{study['test_prompts']} test prompts per experiment; commit {of['commit']}, torch "
-        f"{of['torch']}, Python {of['python']}, {of['machine']}, one thread per process."
-        for part, of in data.about["environments"].items())
+    study, parts = data.about["study"], {}
+    for part, of in data.about["environments"].items():
+        where = (f"commit {of['commit']}, torch {of['torch']}, Python {of['python']}, "
+                 f"{of['machine']}, one thread per process")
+        bases = study["bases" if part in MAIN else "few"]
+        parts.setdefault((where, bases), []).append(part)
+    prompts = f"{study['test_prompts']} test prompts per experiment"
+    return "\n".join(f"{', '.join(names)}: {bases} base models, {prompts}; {where}."
+                     for (where, bases), names in parts.items())
 
 
 def first_screen(data):

@@ -3,7 +3,7 @@
 The oracle is compared with central differences and values worked out by hand, the list of known
 mistakes with the text that it changes. What is right passes, whatever a module does ends in a
 verdict, and planted mistakes are missed and named: planted_in_adapters.txt, of which every
-twelfth is tried here. All of them take a quarter of an hour:
+24th is tried here. All of them take a quarter of an hour:
 
     PLANTED=all pytest tests/test_conformance.py tests/test_model_kit.py -k planted
 """
@@ -94,7 +94,7 @@ def differences(case, side, name, step):
     return result
 
 
-@pytest.mark.parametrize("case", [case for case in GOLDEN[::4] if "ties" not in case["name"]]
+@pytest.mark.parametrize("case", [case for case in GOLDEN[::8] if "ties" not in case["name"]]
                          + [*map(cases.answered, cases.fuzz(1, 3))], ids=lambda case: case["name"])
 def test_gradients_against_central_differences(case):
     """Everywhere except at ties, where a step of the arg-max's logit moves all the mass."""
@@ -126,32 +126,6 @@ def test_golden_is_what_the_oracle_gives():
             for label, want in cases.wanted(case, function).items():
                 got = cases.wanted({**case, "expected": made}, function)[label]
                 assert np.allclose(got, want, rtol=1e-11, atol=1e-13, equal_nan=True), case["name"]
-
-
-def test_golden_covers_every_axis_and_what_makes_it_hard():
-    """Forms x reference x temperature 0 x moved model; impossible and possible tokens at
-    temperature 0, ties, gaps, lengths, both ends of the sigmoid; exact in bfloat16."""
-    assert len({case["name"] for case in GOLDEN}) == len(GOLDEN) == 82
-    for variant, level, exact in cases.FORMS:
-        for axes in np.ndindex(2, 2, 2):
-            words = [("noref", "ref"), ("warm", "zero"), ("frozen", "moved")]
-            name = "-".join([variant, level, *["exact"] * exact,
-                             *(pair[i] for pair, i in zip(words, axes))])
-            assert name in {case["name"] for case in GOLDEN}
-    impossible = possible = ties = 0
-    for x, taus in ((case[s], case["temperatures"]) for case in GOLDEN for s in SIDES):
-        for name in cases.LM:
-            bits = x[name].astype(np.float32)
-            assert (bits == x[name]).all() and not (bits.view(np.uint32) & 0xFFFF).any()
-        zero = np.broadcast_to(np.take(taus, x["tau_idx"]) == 0, x["mask"].shape) & x["mask"]
-        best = x["lm_logits"].argmax(-1) == x["tokens"]
-        impossible, possible = impossible + (zero & ~best).sum(), possible + (zero & best).sum()
-        tied = (x["lm_logits"] == x["lm_logits"].max(-1, keepdims=True)).sum(-1) > 1
-        ties += (zero & tied).sum()
-    assert min(impossible, possible, ties) >= 3
-    losses = np.concatenate([case["expected"]["losses"] for case in GOLDEN])
-    assert losses.min() < 1e-60 and losses.max() > 1000
-    assert sum(map(cases.has_gaps, GOLDEN)) == 65
 
 
 def test_golden_fits_the_schema_and_spoilt_ones_do_not():
@@ -503,13 +477,13 @@ def test_json_has_status_marks_causes_and_commit(capsys, tmp_path):
 
 
 def planted(of_losses):
-    """Every twelfth entry, or all.  -> [(name, files, question, words, changes)]"""
+    """Every 24th entry, or all.  -> [(name, files, question, words, changes)]"""
     entries = []
     for mistake in mistakes.known(Path(__file__).with_name("planted_in_adapters.txt")):
         name, files, question, words = mistake.cause.split(" | ")
         if (question == "losses") == of_losses:
             entries.append((name, files.split(), question, words, mistake.changes))
-    return entries if os.environ.get("PLANTED") == "all" else entries[4::12]
+    return entries if os.environ.get("PLANTED") == "all" else entries[4::24]
 
 
 def planted_module(files, changes, folder):
@@ -533,7 +507,8 @@ def planted_module(files, changes, folder):
 @pytest.mark.parametrize("name, files, question, words, changes", planted(True),
                          ids=lambda x: x if isinstance(x, str) else "")
 def test_a_planted_mistake_is_missed_and_named(name, files, question, words, changes, tmp_path):
-    misses, causes = judged_here(planted_module(files, changes, tmp_path), GOLDEN[::3])
+    some = GOLDEN if "PLANTED" in os.environ else GOLDEN[::3]
+    misses, causes = judged_here(planted_module(files, changes, tmp_path), some)
     assert misses and not any("raised" in line for _, line in misses[:1]), misses
     assert words in causes[0][0] if words != "not named" else not causes, causes
 
@@ -546,15 +521,3 @@ def test_a_cause_of_gradients_needs_right_values():
                                 for side, d in oracle.gradients(case).items()}))
     _, causes = judged_here(theirs, GOLDEN[:12])
     assert not any("gradient" in cause for cause, _ in causes)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_whatever_is_wrong_is_explained_or_not_but_never_a_crash():
-    def loss(case):
-        loss.calls += 1
-        return np.full(len(case["chosen"]["mask"]), [np.inf, -np.inf, np.nan, 1e300, 0.0, 7.0][
-            loss.calls % 6])
-    loss.calls = 0
-    misses, _ = judged_here(runner.Here(SimpleNamespace(loss=loss)),
-                            GOLDEN[::9] + [*map(cases.answered, cases.fuzz(11, 8))])
-    assert len(misses) == 18

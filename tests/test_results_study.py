@@ -8,7 +8,8 @@ import pytest
 
 from results import cells, claims, publish, study, tables
 from results.methods import LEVEL, RULES
-from results.plan import LPO, MEMORY, QUICK, TUNING_SEED, Plan, Study, next_tries, setting_of
+from results.plan import (LPO, MEMORY, QUICK, TUNING_SEED, Plan, Study, load, next_tries,
+                          setting_of)
 from results.tables import FIXED, ORACLE, WITH, Data
 
 SMALL = Study(**QUICK)
@@ -83,13 +84,13 @@ def test_a_run_keeps_what_is_finished_and_names_what_fails(tmp_path, monkeypatch
     monkeypatch.setattr(study, "plan_of", lambda *_, **__: type("P", (), dict(found=of)))
     study.main(options)
     assert "nonsense" in capsys.readouterr().out
-    record = study.load(tmp_path / cells.name_of(good))
+    record = load(tmp_path / cells.name_of(good))
     assert np.shape(record["rewards"]["0.4"]) == (6, 4) and record["cell"] == good
     assert list(study.ready(options).values()) == [wrong]
     assert (tmp_path / "p_1.zip").stat().st_size > 100_000
     (tmp_path / cells.name_of(good)).write_bytes(b"cut off")
     with pytest.raises(ValueError, match="damaged"):
-        study.load(tmp_path / cells.name_of(good))
+        load(tmp_path / cells.name_of(good))
 
 
 def test_only_one_clean_environment_is_published():
@@ -142,7 +143,7 @@ def data(tmp_path_factory):
     pd.DataFrame(rows).to_csv(folder / "study.csv.gz", index=False)
     pd.DataFrame([rows[0] | dict(metric="x", value=1)]).to_csv(
         folder / "study_numbers.csv.gz", index=False)
-    (folder / "study.json").write_text(json.dumps({}))
+    (folder / "study.json").write_text(json.dumps({}), encoding="utf-8")
     return Data(folder)
 
 
@@ -156,9 +157,10 @@ def test_decoders_are_averaged_and_the_baseline_is_each_base_models_best(data):
 
 
 def test_differences_are_paired_and_shares_are_of_the_headroom(data):
-    """LPO gains 3 and 2 on base models' means of 1 and 4; the oracle gains 4 and 5."""
+    """LPO's gains are 4 and 2 on one base model, 3 and 1 on the other: variances of 1 / 4 for the
+    base models and of 2 / 2 for the prompts, and nothing is left. The oracle gains 4 and 5."""
     found = data.estimate("vote", LPO, FIXED)
-    assert found.mean == pytest.approx(2.5)
+    assert (found.mean, found.error ** 2) == pytest.approx((2.5, 1.25))
     assert data.estimate("vote", LPO, share=True).mean == pytest.approx(100 * 2.5 / 4.5)
     pairs = {"a": ("vote", LPO, FIXED), "b": ("vote", MEMORY, WITH)}
     ps = {name: p for name, (_, p) in data.differences(pairs).items()}
