@@ -68,6 +68,8 @@ def scored(data):
     lines = {"latent": (LPO, BLUE), "memory": (MEMORY, SKY), "REINFORCE": ("REINFORCE", ORANGE),
              "temperature": ("fixed temperature", GREY),
              "frequency penalty": ("frequency penalty", PINK), "DRY": ("DRY", WINE)}
+    if not data.measured("sweeps"):
+        return None
     rows = data.numbers[data.numbers["metric"] == "scored"]
     figure, axes = panels(len(data.experiments), 2, 4.4, 2.8)
     for axis, e in zip(axes, data.experiments):
@@ -89,6 +91,8 @@ def modes(data):
     """Reward against the probability of the slots' mode."""
     names = {FIXED: FIXED, "rules without memory": WITHOUT, "rules with memory": WITH, LPO: LPO,
              MEMORY: MEMORY, ORACLE: ORACLE}
+    if not data.measured("modes"):
+        return None
     few = data.about["study"]["few"]
     figure, axes = panels(len(data.experiments), 2, 4.4, 2.8)
     for axis, e in zip(axes, data.experiments):

@@ -49,6 +49,9 @@ class Data:
             self.strata[key[2]] = rows.groupby("prompt")["subtask"].first().to_numpy()
         self.experiments = [e for e in ORDER if e in self.strata]
 
+    def measured(self, part):
+        return any(key[0] == part for key in self.arrays)
+
     def values(self, experiment, method, option="", level=None, part="main", mode=0.4):
         """-> (D,P); KeyError if that was not measured.
 
@@ -300,8 +303,9 @@ def write(folder, pages, into):
     parts = ["# Every table of the study\n\nMade by `python -m results.tables`; [the results]("
              "README.md) say what they mean."]
     for name, caption in TABLES.items():
-        title = name.replace("_", " ").capitalize()
-        parts.append(f"## {title}\n\n{' '.join(caption.split())}\n\n{made(name, folder)}")
+        title, table = name.replace("_", " ").capitalize(), made(name, folder)
+        if name == "source" or table.count("\n") > 2:  # more than one row to compare
+            parts.append(f"## {title}\n\n{' '.join(caption.split())}\n\n{table}")
     files.write(Path(into) / "APPENDIX.md", "\n\n".join(parts) + "\n")
 
 
