@@ -253,6 +253,16 @@ def majority_memory(data):
 
 
 @claim
+def sequence_level(data):
+    """Where one response needs several temperatures, the sequence level is not above the best
+    fixed temperature, and on the vote it is below it, at {vote:.2f}."""
+    for e in ("repeats", "constrained"):
+        assert data.estimate(e, LPO, FIXED, level="sequence").low <= 0, e
+    assert data.estimate("vote", LPO, FIXED, level="sequence").high < 0
+    return dict(vote=data.values("vote", LPO, level="sequence").mean())
+
+
+@claim
 def mean_state(data):
     """On the vote the sequence level earns {mean:.2f} if it reads the mean of the prompt's hidden
     states, and only {last:.2f} if it reads the last one."""
