@@ -6,7 +6,8 @@ sampled. The model is any causal module that returns (logits, hidden).
 
 Wherever a temperature is used it may be another *choice*: a function of the logits with a name,
 such as a truncation, or, marked `memory = True`, of the logits and of how often each token has been
-written, such as a penalty on repetition (toy/samplers.py). `choice_logps` alone applies a choice.
+written, such as a penalty on repetition (toy/samplers.py). Names with tau mean choices of any kind.
+`choice_logps` applies a choice (fast/ does the same in recorded steps on a GPU).
 
 B responses (R of them unfinished), T response tokens, K choices, V vocabulary size, C hidden width.
 """
@@ -56,7 +57,10 @@ class AdaptiveDecoder(nn.Module):
         return F.log_softmax(at_least_float32(self.mlp(hidden)), dim=-1)
 
     def response(self, hidden):
-        """Log-probabilities at the decisions of responses.  (B,T,C) -> (B,T,K) or (B,1,K)"""
+        """Log-probabilities of the choices at each decision of responses.  -> (B,T,K) or (B,1,K)
+
+        hidden (B,T,C) predicts the tokens: hidden[:, 0] is at the last prompt token.
+        """
         return self(hidden if self.level == "token" else hidden[:, :1])
 
     def get_extra_state(self):
@@ -103,7 +107,7 @@ def at_least_float32(x):
 
 
 def choice_logps(logits, choice, counts=None):
-    """log P(token | choice) of all tokens: the only place where a choice is applied.
+    """log P(token | choice) of all tokens: the only place in this file that applies a choice.
 
     (...,V) -> (...,V). A temperature tau gives log softmax(logits / tau). At temperature 0 all
     probability is on the arg-max; ties go to the lowest index. counts (...,V), for a choice with a
@@ -116,8 +120,9 @@ def choice_logps(logits, choice, counts=None):
         return choice(logits)
     best, at = logits.detach().max(-1, True)
     if choice < torch.finfo(logits.dtype).tiny:  # 0, or too small to divide by
-        return torch.full_like(logits, -math.inf).scatter(-1, at, best - best)  # 0, but keep NaN
-    return F.log_softmax((logits - best) / choice, dim=-1)  # without - best a small tau overflows
+        certain = best - best  # log 1, and NaN where the logits have NaN
+        return torch.full_like(logits, -math.inf).scatter(-1, at, certain)
+    return F.log_softmax((logits - best) / choice, dim=-1)  # - best: logits / choice may overflow
 
 
 def temperature_logps(logits, tokens, choices):
@@ -129,7 +134,7 @@ def temperature_logps(logits, tokens, choices):
     T, V = logits.shape[1:]
     per_choice = []
     for choice in checked_choices(choices):
-        if has_memory(choice):  # one column at a time: counts of all are as large as the logits
+        if has_memory(choice):  # one column at a time: counts of all would be another (B,T,V)
             columns = [slice(t, t + 1) for t in range(T)]
         else:
             columns = [slice(None)]
@@ -139,6 +144,7 @@ def temperature_logps(logits, tokens, choices):
             if has_memory(choice):
                 counts = counts_of(tokens[:, :column.start], V)[:, None]  # (B,1,V)
             logps = choice_logps(logits[:, column], choice, counts)
+            # sampling would make a distribution of anything positive, the losses would not
             sums_to_1 = (logps.logsumexp(-1).abs() < 1e-3).all()
             require(sums_to_1, f"no distribution: the model gives NaN, or {choice_name(choice)} is "
                                "wrong")
@@ -170,12 +176,13 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
     """Sample one response per prompt.  B token lists, of unequal lengths too -> Rollout
 
     Give a decoder or a temperature. The latter is one choice, a table of numbers that broadcasts to
-    (B, max_new_tokens), or a function of what was written, tokens (B,t) -> B choices for column t.
+    (B, max_new_tokens), or a function of what was written, tokens (B,t) -> B choices for column t
+    (what is written after a row's end of text means nothing).
     tau_select: "greedy" takes the decoder's most likely choice (equation 4), "sample" samples one
-    (equation 5). eos: the id that ends a response, or several, or None. loop: a faster
-    sampling_loop (fast/ has one). A model in train() mode is used as in eval() mode. Raises
-    ValueError if prompt and new tokens exceed the context, if ids are outside the vocabulary, and
-    if the model gives NaN or no possible token.
+    (equation 5). eos: the id that ends a response, or several, or None. loop: what to use in place
+    of sampling_loop, with its arguments (fast/ has a faster one). A model in train() mode is used
+    as in eval() mode. Raises ValueError if prompt and new tokens exceed the context, if ids are
+    outside the vocabulary, and if the model gives NaN or no possible token.
     """
     T = max_new_tokens
     require((decoder is None) != (temperature is None), "give either a decoder or a temperature")
@@ -208,8 +215,8 @@ def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
     reader = Reader(model, pad, next_tokens.shape[1] + T)
     tokens = torch.zeros(len(prompts), T, dtype=torch.long, device=device)
     tau_idx = torch.zeros_like(tokens)
-    rows = torch.arange(len(prompts), device=device)    # responses that are still written
-    active = torch.ones_like(rows, dtype=torch.bool)    # which of these have no end of text
+    rows = torch.arange(len(prompts), device=device)  # numbers of the responses in the batch
+    active = torch.ones_like(rows, dtype=torch.bool)  # of these, which have no end of text yet
     with torch.inference_mode():  # faster than no_grad
         for t in range(T):
             # Read the newest tokens. Samples of one prompt share the pass over the prompt.
@@ -309,7 +316,8 @@ def device_of(model):
 
 @contextlib.contextmanager
 def evaluating(model):
-    """Without dropout: noise would make policy and reference differ, sampler and scorer too."""
+    """Eval mode, also while training: dropout would make policy and reference, sampler and scorer,
+    differ."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -359,7 +367,8 @@ class Reader:
             return logits[:, -1], hidden[:, -1]
         self.text = torch.cat([self.text, new], 1)  # (R,S)
         R, S = self.text.shape
-        rotated = (torch.arange(S, device=new.device) + self.pad[:, None]) % S  # padding comes last
+        # a causal model without a mask needs the text first, and the padding last
+        rotated = (torch.arange(S, device=new.device) + self.pad[:, None]) % S
         logits, hidden = call(self.model, self.text.gather(1, rotated))
         newest = torch.arange(R, device=new.device), S - 1 - self.pad
         return logits[newest], hidden[newest]

@@ -52,7 +52,7 @@ class Cache:
     def visible(self, T):
         """Which of the S columns each of the next T tokens sees.  -> (T,S) or (B,1,T,S) bool
 
-        None if that is all of them. Padding sees only itself: a row that sees nothing gives NaN.
+        None: no mask is needed. Padding sees only itself, since a row that sees nothing gives NaN.
         """
         if T == 1 and self.pad is None:
             return None

@@ -12,10 +12,10 @@ mode, has probability 0.4, and nine others share the rest equally (3 % of all ar
 slots the mode is right and the others are wrong: a sum, an article, a required word. In others the
 mode is dull and the others are as good: a noun, a verb. The distribution looks the same in both, so
 its shape does not show whether a low or a high temperature is better. Nor does the position, since
-clauses have four to eleven words.
+clauses have four to nine words, with articles five to eleven.
 
-A task is four functions (see `Task` below): ask writes a prompt, answer a response of the corpus,
-reward grades any response, and walk names the place of each word in the grammar.
+A task is mainly four functions (see `Task` below): ask writes a prompt, answer a response of the
+corpus, reward grades any response, and walk names the place of each word in the grammar.
 """
 import zlib
 from collections import Counter
@@ -24,7 +24,7 @@ from typing import Callable
 
 import tiktoken
 
-# --- words: ten of each kind, so that a slot has one mode and nine others -------------------------
+# --- words: a slot chooses among ten, one mode and nine others ------------------------------------
 
 NOUNS = "fox moon river lantern sailor garden owl castle piper comet".split()
 PLAIN_VERBS = "finds paints follows hides greets".split()
@@ -109,7 +109,7 @@ def slot(mode, words, kind, rng):
 
 
 def walk_clauses(article=None, required=None):
-    """The grammar: subject verb [to] object [and verb [to] object] full stop, without end.
+    """The grammar, clause after clause: subject verb [to] object [and verb [to] object] full stop.
 
     A generator that yields the place of the next word and is sent the word that was written there,
     which takes the place even if it does not fit. article: which nouns, "subject" or "object",
@@ -318,7 +318,7 @@ def answer_math(prompt, rng):
 
 
 def walk_sums(prompt):
-    """As walk_clauses; "working" and a way may come before any word."""
+    """A generator like walk_clauses'; "working" and a way may come before any word."""
     for place in "sum operand sum operand sum stop".split():
         while (yield place) == "working":
             yield "way"
@@ -419,7 +419,7 @@ def walk_general(prompt):
 
 
 def reward_general(prompt, text):
-    """(distinct members of the category - other words) / 5; the place of the full stop is free."""
+    """(distinct members of the category - other words) / 5, the sixth word not counted."""
     words, members = text.split(), CATEGORIES[category_of(prompt)]
     wrong = [word for word in words[:5] if word not in members] + words[6:]
     return (len(set(words[:5]) & set(members)) - len(wrong)) / 5
@@ -435,7 +435,7 @@ class Task:
     reward: Callable   # prompt, text -> float
     walk: Callable     # prompt -> generator: yields the place of a word, is sent the word
     length: int        # tokens of the longest response, end of text included
-    share: int         # texts of a pretraining step
+    share: int         # how many of its texts are in each pretraining step
     roles: dict = field(default_factory=dict)    # place -> role; other places have "rest"
     metrics: dict = field(default_factory=dict)  # name -> f(prompt, text), besides reward
     criteria: tuple = ()               # two metrics, for pairs by two criteria

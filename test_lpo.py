@@ -267,8 +267,9 @@ NAN = torch.full((3, 4, 3), math.nan)
 @pytest.mark.parametrize("changes, words", [
     (dict(mask=torch.ones(3, 4)), "mask: give bool"),
     (dict(mask=torch.zeros(3, 4).bool()), "mask: give bool, no empty rows"),
-    (dict(tau_logps=torch.zeros(3, 2, 3)), r"tau_idx: give \(B,1\) or \(3, 4\)"),
-    (dict(tau_idx=torch.zeros(3, 2).long()), r"tau_idx: give \(B,1\) or \(3, 4\)"),
+    (dict(tau_logps=torch.zeros(3, 2, 3)), r"tau_idx: give \(3, 2\); L: 1 or 4"),
+    (dict(tau_idx=torch.zeros(3, 2).long()), r"tau_idx: give \(3, 4\); L: 1 or 4"),
+    (dict(tau_idx=torch.full((3, 4), 0.5)), "tau_idx: give 0 to 2"),
     (dict(tau_idx=torch.full((3, 4), 3)), "tau_idx: give 0 to 2"),
     (dict(tau_idx=torch.full((3, 4), -1)), "tau_idx: give 0 to 2"),
     (dict(text_logps=torch.zeros(3, 4, 2)), r"text_logps is \(3, 4, 2\); give \(3, 4, 3\)"),

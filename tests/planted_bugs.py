@@ -56,8 +56,9 @@ LPO = "test_lpo.py", "lpo.py", [
      "test_scores"),
     ("exact marginal of the mean token", "r.text_logps.sum(1, True), r.ref",
      "r.text_logps.mean(1, True), r.ref", "test_scores"),
-    ("choices shifted by one (prime-rl#1525)", "logps.take_along_dim(tau_idx[..., None], -1)",
-     "logps.take_along_dim(tau_idx.roll(1, 1)[..., None], -1)", "test_losses_and"),
+    ("choices shifted by one (prime-rl#1525)",
+     "logps.take_along_dim(tau_idx.long()[..., None], -1)",
+     "logps.take_along_dim(tau_idx.long().roll(1, 1)[..., None], -1)", "test_losses_and"),
     ("nll with a sign", 'return -sampled(chosen', 'return sampled(chosen', "test_scores"),
     ("sums in half precision", "logps = logps.to(torch.promote_types(logps.dtype, torch.float32))",
      "pass", "tests/test_decoder.py test_sums_of_half")]

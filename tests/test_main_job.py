@@ -188,13 +188,15 @@ def test_names_of_kept_files_follow_the_options_and_the_code(tmp_path, monkeypat
             assert usual[name] != value
             others = files.keys(usual | {name: value})
             assert tuple(a != b for a, b in zip(keys, others)) == changed, name
-    for name in ("toy", "."):
+    for name in ("toy", "fast", "."):
         shutil.copytree(ROOT / name, tmp_path / name, dirs_exist_ok=True, ignore=lambda _, names: [
             n for n in names if not n.endswith(".py")])
     monkeypatch.setattr(files, "ROOT", tmp_path)
     assert files.keys(usual) == keys
-    of_decoders = "lpo.py decoder.py train_toy.py toy/samplers.py toy/evaluate.py".split()
-    for name, changed in {**dict.fromkeys(("model.py", "tasks.py", "toy/models.py"), (True, True)),
+    of_base = "model.py tasks.py toy/models.py toy/files.py fast/record.py".split()
+    of_decoders = ("lpo.py decoder.py train_toy.py toy/samplers.py toy/evaluate.py "
+                   "fast/generate.py").split()
+    for name, changed in {**dict.fromkeys(of_base, (True, True)),
                           **dict.fromkeys(of_decoders, (False, True)),
                           "toy/figures.py": (False, False)}.items():
         with open(tmp_path / name, "a", encoding="utf-8") as file:

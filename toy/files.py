@@ -92,12 +92,12 @@ def keys(options):
     def chosen(*starts):
         return {name: x for name, x in options.items() if name.startswith(starts)}
     of_base = digest(chosen("seed", "device", "n_", "pretrain"), "model.py", "tasks.py",
-                     "toy/models.py")
+                     "toy/models.py", "toy/files.py", "fast/record.py")
     of_decoders = digest([of_base, chosen("choices", "beta", "lr", "rounds", "prompts", "responses",
                                           "steps", "pairing", "top_k", "reference", "decoder_ref",
                                           "model_lr")],
                          "lpo.py", "decoder.py", "train_toy.py", "toy/evaluate.py",
-                         "toy/samplers.py")
+                         "toy/samplers.py", "fast/generate.py")
     return of_base, of_decoders
 
 
