@@ -256,7 +256,7 @@ function show_texts([name, prompt], { labels }) {
   show("prompt_use", split_of(prompt) === "train" ? "may have been used" : "never used");
   for (const of of ["about", "rule", "formula"]) show(of, worded(TASKS[name][of], prompt));
   const { choice, reward } = state.source.facts[state.experiment].best_fixed;
-  show("best", `${reward.toFixed(2)} (${full(choice)})`);
+  show("best", `${full(choice)}, with a mean of ${reward.toFixed(2)}`);
   by_id("scale").hidden = !labels.every(is_number);
   by_id("letters").replaceChildren(...(labels.every(is_number) ? [] : labels.map(label => element(
     "span", {}, element("span", { class: "swatch", style: colour_of(label, labels) },

@@ -129,11 +129,15 @@ def test_the_committed_page_is_of_its_sources_small_and_complete():
     assert rounds == [[0, 0, 0, 0, 5, 5, 5, 5], [0, 0, 0, 0]]  # of two levels, and of one
 
 
-def test_a_run_goes_into_a_page(browser, tmp_path):
+def test_a_run_goes_into_a_page(browser, tmp_path, monkeypatch):
     """Bugs: rounds in the wrong order, the first one not uniform, errors of steps that add up, one
     decoder's weights under another's name, results of another experiment."""
     outs = [tmp_path / "one", tmp_path / "two"]
-    for out, choices in zip(outs, (TEMPERATURES, [0.0, "presence=1@0"])):
+    monkeypatch.setattr(train_toy.figures, "plot", lambda *_: [])
+    for out, choices in zip(outs, ([0.0, 0.6, 1.0], [0.0, "presence=1@0"])):
+        out.mkdir()
+        for base in outs[0].glob("base_*.pt"):  # the second run has the first one's
+            shutil.copy(base, out)
         train_toy.main(train_toy.checked(train_toy.Config(**TINY, choices=choices, out=str(out))))
     data = build.data_of(outs)
     (tmp_path / "page.html").write_text(build.page(json.dumps(data)), encoding="utf-8")
@@ -464,7 +468,8 @@ def test_prompts_of_every_task_and_of_ones_own(fresh):
         for side in ("plain", "learned"):
             text = " ".join(word for word, _ in fresh.words(side)).removesuffix(" end")
             score = TASKS[fresh("state.asked[0]")].reward(prompt, text)
-            assert fresh.text(f"#{side}_score") == f"Score {score:.2f}"
+            said, shown = fresh.text(f"#{side}_score").split()
+            assert said == "Score" and float(shown) == pytest.approx(score, abs=0.005 + 1e-12)
     page.click("#change summary")
     page.focus("#slots select")
     page.keyboard.press("ArrowDown")
@@ -486,7 +491,8 @@ def test_a_word_by_key_pointer_and_tap(browser, width):
     opened = Opened(browser, viewport=dict(width=width, height=800))
     page, words = opened.page, opened.page.locator("#learned_text .word")
     words.first.focus()
-    for key, number in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 19)):
+    last = len(opened.words("learned")) - 1
+    for key, number in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", last)):
         page.keyboard.press(key)
         assert opened("Number(document.activeElement.dataset.t)") == number
     words.nth(4).click()
@@ -519,7 +525,9 @@ def test_training_runs_beside_each_other(fresh):
     a decoder shown for another task, another round's weights."""
     page = fresh.page
     fresh("by_id('train_size').append(element('option', { value: '6 4' }, 'small'))")
+    fresh("sources[0].training.rounds = 3")
     page.select_option("#train_size", "6 4")
+    page.select_option("#train_runs", "1")
     page.click("#train")
     page.wait_for_selector("#runs tbody tr")
     page.click("#stop")
@@ -534,7 +542,7 @@ def test_training_runs_beside_each_other(fresh):
     assert "by chance" in fresh.text("#spread")
     name = page.locator("#source option").last.inner_text()
     page.select_option("#source", label=name)
-    assert fresh("state.decoder === runs.at(-1).by_round[6]")
+    assert fresh("state.decoder === runs.at(-1).by_round[3]")
     page.select_option("#prompt", index=13)
     assert name in fresh.text("#note") and fresh("state.source === sources[0]")
     assert page.locator("#source option").last.is_disabled()
@@ -543,36 +551,36 @@ def test_training_runs_beside_each_other(fresh):
 # --- manners --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width, height, scheme", [
-    (320, 800, "dark"), (390, 844, "light"), (1280, 900, "light")])
-def test_it_guides_fits_and_can_be_read(browser, width, height, scheme):
+def test_it_guides_fits_and_can_be_read(fresh):
     """Bugs: a result below the first screen, scrolling sideways, targets too small for a finger,
     fields that a phone zooms into, a word that cannot be read on its colour, several live regions,
     controls that come back on a reload."""
-    opened = Opened(browser, color_scheme=scheme, viewport=dict(width=width, height=height))
-    opened.settled()
-    for part in "h1 #prompt #look #plain_text #learned_text #hundred".split():
-        box = opened.page.locator(part).bounding_box()
-        assert box["y"] + box["height"] < height or width == 320
-    assert opened.text("#look").startswith("Look at the fish: dark, that is cold (0.0")
-    assert {tau for word, tau in opened.words("learned") if word == "trout"} == {"0.0"}
-    opened.page.select_option("#source", "1")
+    page = fresh.page
+    fresh.settled()
+    assert fresh.text("#look").startswith("Look at the fish: dark, that is cold (0.0")
+    assert {tau for word, tau in fresh.words("learned") if word == "trout"} == {"0.0"}
+    for width, height in ((390, 844), (1280, 900)):
+        page.set_viewport_size(dict(width=width, height=height))
+        for part in "h1 #prompt #look #plain_text #learned_text #hundred".split():
+            box = page.locator(part).bounding_box()
+            assert box["y"] + box["height"] < height
+    page.select_option("#source", "1")
     for summary in ("#change summary", "#known summary", "footer summary"):
-        opened.page.click(summary)
-    assert opened("document.documentElement.scrollWidth") <= width
-    assert opened("""[...document.querySelectorAll("button, select, summary, input")].filter(e => (
-        e.checkVisibility() && (e.offsetHeight < 24 || e.offsetWidth < 24
-        || e.matches("select, input") && (parseFloat(getComputedStyle(e).fontSize) < 16
-                                          || !e.closest("#slots") && e.autocomplete !== "off")))
-        ).map(e => e.outerHTML)""") == []
-    assert opened("document.querySelectorAll('[aria-live], [role=status], [role=alert], output')"
-                  ".length") == 1
-    for number in range(61):
-        style = opened("coloured", number / 60)
+        page.click(summary)
+    for width in (320, 390, 1280):
+        page.set_viewport_size(dict(width=width, height=800))
+        assert fresh("document.documentElement.scrollWidth") <= width
+        assert fresh("""[...document.querySelectorAll("button, select, summary, input")].filter(
+            e => e.checkVisibility() && (e.offsetHeight < 24 || e.offsetWidth < 24
+            || e.matches("select, input") && (parseFloat(getComputedStyle(e).fontSize) < 16
+                                              || !e.closest("#slots") && e.autocomplete !== "off"))
+            ).map(e => e.outerHTML)""") == []
+    assert fresh("document.querySelectorAll('[aria-live], [role=status], [role=alert], output')"
+                 ".length") == 1
+    for number, style in enumerate(fresh("Array.from({ length: 61 }, (_, i) => coloured(i / 60))")):
         rgb, ink = re.search(r"rgb\((.*?)\); color: (\S+)", style).groups()
         linear = [((int(x) / 255 + 0.055) / 1.055) ** 2.4 for x in rgb.split(",")]
         luminance = np.dot([0.2126, 0.7152, 0.0722], linear) + 0.05
         assert (luminance / 0.05 if ink == "#000" else 1.05 / luminance) > 4.5
         if number % 5 == 0:  # a temperature
             assert tuple(map(int, rgb.split(","))) == SHADES(number / 60, bytes=True)[:3]
-    opened.close()
