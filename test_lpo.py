@@ -109,10 +109,10 @@ def test_losses_and_gradients_are_those_of_the_oracle(variant, level, reference)
         sides = [made_up(level, T=T, reference=reference, seed=seed + T) for T in (4, 6)]
         losses = lpo_loss(*(ResponseLogps(**arrays(x)) for x in sides), variant, 0.7)  # (B,)
         losses.sum().backward()
-        rows = [[oracle.Response(x.taus, *(None if field is None else field[b].detach().numpy()
-                                           for field in (x.logits, x.ref_logits, x.tokens, x.mask,
-                                                         x.tau_logits, x.ref_tau_logits, x.tau_idx)))
-                 for b in range(3)] for x in sides]
+        rows = [[oracle.Response(x.taus, *(
+            None if field is None else field[b].detach().numpy() for field in (
+                x.logits, x.ref_logits, x.tokens, x.mask, x.tau_logits, x.ref_tau_logits,
+                x.tau_idx))) for b in range(3)] for x in sides]
         scored = [list(map(oracle.SCORES[variant], responses)) for responses in rows]
         margins = [chosen[0] - rejected[0] for chosen, rejected in zip(*scored)]
         assert losses.tolist() == pytest.approx([oracle.preference_loss(m, 0.7) for m in margins])
