@@ -138,8 +138,8 @@ def rule_per_subtask(data):
 
 @claim
 def truncations_fail(data):
-    """On the vote LPO over truncations fails: it earns {lpo:.2f}, an oracle over the same choices
-    {oracle:.2f}."""
+    """On the vote LPO over truncations fails: it earns {lpo:.2f}, and an oracle over the same
+    choices {oracle:.2f}."""
     lpo, oracle = (data.estimate("vote", f"{who}, typical and cuts") for who in ("LPO", "oracle"))
     assert lpo.high < oracle.low
     return dict(lpo=lpo.mean, oracle=oracle.mean)
@@ -255,7 +255,7 @@ def majority_memory(data):
 @claim
 def sequence_level(data):
     """Where one response needs several temperatures, the sequence level is not above the best
-    fixed temperature, and on the vote it is below it, at {vote:.2f}."""
+    fixed temperature, and on the vote it earns less, {vote:.2f}."""
     for e in ("repeats", "constrained"):
         assert data.estimate(e, LPO, FIXED, level="sequence").low <= 0, e
     assert data.estimate("vote", LPO, FIXED, level="sequence").high < 0
@@ -275,7 +275,7 @@ def mean_state(data):
 @claim
 def ceilings(data):
     """An oracle over choices with a memory earns {repeats:.3f} on repeats and {constrained:.2f} on
-    constrained writing, where 0 and 1 are the largest rewards: there these experiments no longer
+    constrained writing, where 0 and 1 are the largest rewards, so these experiments no longer
     tell methods apart."""
     found = {e: data.estimate(e, "oracle, memory").mean for e in ("repeats", "constrained")}
     assert found["repeats"] > -0.01 and found["constrained"] > 0.9
