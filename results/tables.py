@@ -305,7 +305,8 @@ def write(folder, pages, into):
     for name, caption in TABLES.items():
         title, table = name.replace("_", " ").capitalize(), made(name, folder)
         if name == "source" or table.count("\n") > 2:  # more than one row to compare
-            parts.append(f"## {title}\n\n{' '.join(caption.split())}\n\n{table}")
+            parts.append(f"## {title}\n\n{' '.join(caption.split())}\n\n<!-- {name} -->\n{table}\n"
+                         "<!-- end -->")
     files.write(Path(into) / "APPENDIX.md", "\n\n".join(parts) + "\n")
 
 
