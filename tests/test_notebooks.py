@@ -108,7 +108,11 @@ def test_all_start_with_the_same_setup():
 
 @every_notebook
 def test_the_solutions_of_its_exercises_run(path, monkeypatch):
-    """Each assert in them holds, after the set-up and the cells' imports."""
+    """Each assert in them holds, after the set-up and the cells' imports.
+
+    In a clean checkout notebook 4 takes a minute: its set-up trains the base model and keeps it in
+    out/, where `--nbmake` finds it.
+    """
     if not solutions(path):
         pytest.skip("no exercises")
     monkeypatch.chdir(path.parent)
