@@ -172,8 +172,12 @@ def sampler_cause(policy, prompts, select, codes):
         key, places = mistake.key().gpt2, []
         for prompt in prompts:
             key.PAD = max(map(len, prompts)) - len(prompt)  # mistakes read it
-            places.append(key.enumerated(policy, prompt, 2, select))
-        attempt(str(mistake), places)
+            try:
+                places.append(key.enumerated(policy, prompt, 2, select))
+            except mistakes.IMPOSSIBLE:  # as to sort choices of which some are dictionaries
+                break
+        else:
+            attempt(str(mistake), places)
         if mistake == nothing:
             for order in [*itertools.permutations(places)][1:]:
                 attempt("the answers are not in the order of the prompts", order)

@@ -255,7 +255,7 @@ def run(theirs, questions, look_at, explain, args):
     if wrong:
         print(f"verdict: {', '.join(right)}{' right, ' * bool(right)}{wrong[0]} wrong: look at "
               f"{look_at[wrong[0]]}")
-    causes = explain(evidence) if evidence else []
+    causes = explained(explain, evidence)
     for cause, n in causes:
         print(f"likely cause of {n} of {count['MISS']}: {cause}")
     status = 1 if count["MISS"] else 0 if count["pass"] else 2
@@ -267,6 +267,15 @@ def run(theirs, questions, look_at, explain, args):
                       causes=[dict(cause=cause, misses=n) for cause, n in causes])
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return status
+
+
+def explained(explain, evidence):
+    """[(cause, how many misses it explains)]. An error of the search costs the causes only."""
+    try:
+        return explain(evidence) if evidence else []
+    except Exception as error:
+        print(f"no cause: the search for one raised {words(error)}")
+        return []
 
 
 def kit():
