@@ -15,6 +15,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 FOLDER = Path(__file__).parent
+IMPOSSIBLE = (ValueError, TypeError, IndexError, NameError, ArithmeticError)  # of a changed key
 
 # ---- the list ----------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class Wrong(NamedTuple):
         try:
             with np.errstate(all="ignore"):
                 return self.again(mistake.key())
-        except (ValueError, TypeError, IndexError, NameError, ArithmeticError):
+        except IMPOSSIBLE:
             return {}
 
 

@@ -207,8 +207,8 @@ def verdict(judge, theirs):
     """
     try:
         return "pass", *judge(theirs)
-    except Skip:
-        return "skip", "not implemented", None
+    except Skip as skip:
+        return "skip", str(skip) or "not implemented", None
     except Miss as miss:
         return "MISS", str(miss), miss.evidence
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -222,9 +222,10 @@ def run(theirs, questions, look_at, explain, args):
     explain(evidence) -> [(cause, how many misses it explains)]
     """
     marks = {function: Counter() for function in look_at}
-    worst, evidence, lines = {}, [], []
+    worst, evidence, lines, needed = {}, [], [], set()
     for name, parts in questions:
         results = []
+        needed |= {function for function, _ in parts}
         for function, judge in parts:
             if function in theirs.functions and not theirs.ended:
                 status, line, more = verdict(judge, theirs)
@@ -248,14 +249,15 @@ def run(theirs, questions, look_at, explain, args):
           f"in {args.dtype}")
     for function, n in marks.items():
         error = f", largest error {worst[function]:.1e}" if function in worst else ""
+        absent = "skipped, not supplied" if function in needed else "not asked"
         print(f"{function}: " + (f"{n['pass']} right, {n['MISS']} wrong, {n['skip']} skipped{error}"
-                                 if n else "skipped, not supplied"))
+                                 if n else absent))
     wrong = [function for function, n in marks.items() if n["MISS"]]
     right = [function for function, n in marks.items() if n["pass"] and not n["MISS"]]
     if wrong:
         print(f"verdict: {', '.join(right)}{' right, ' * bool(right)}{wrong[0]} wrong: look at "
               f"{look_at[wrong[0]]}")
-    causes = explain(evidence) if evidence else []
+    causes = explained(explain, evidence)
     for cause, n in causes:
         print(f"likely cause of {n} of {count['MISS']}: {cause}")
     status = 1 if count["MISS"] else 0 if count["pass"] else 2
@@ -267,6 +269,15 @@ def run(theirs, questions, look_at, explain, args):
                       causes=[dict(cause=cause, misses=n) for cause, n in causes])
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return status
+
+
+def explained(explain, evidence):
+    """[(cause, how many misses it explains)]. An error of the search costs the causes only."""
+    try:
+        return explain(evidence) if evidence else []
+    except Exception as error:
+        print(f"no cause: the search for one raised {words(error)}")
+        return []
 
 
 def kit():

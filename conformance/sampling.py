@@ -15,6 +15,7 @@ import numpy as np
 from runner import Miss, require
 
 SHARES = (0.1, 0.02, 0.01)  # of the probability at a token: would a nucleus cut it?
+TOP_K = 50  # what many samplers cut to unless they are told otherwise
 
 
 class Trial(NamedTuple):
@@ -81,9 +82,14 @@ def frequencies(policy, codes, places):
     """Each (choice, token), and at each choice its least likely tokens together; then tokens that
     are unlikely where they are written, whatever came before: is anything cut?
 
+    The tokens that a top_k would cut are so few that the prompts are taken together. Their odds
+    differ; beyond 1 from its mean such a sum has no heavier tails than a binomial of the mean odds
+    (Hoeffding 1956, theorem 4), so the p-value still holds.
+
     codes: (P,n,T); places: for each prompt what gpt2.enumerated gave. Yields Trials.
     """
-    V, n = policy.config["vocab_size"], codes.shape[1]
+    V, (P, n, T) = policy.config["vocab_size"], codes.shape
+    late = np.zeros((T, 2))  # of each token, over the prompts: how many rank late, and their odds
     for p, of_prompt in enumerate(places):
         rows = histories(codes[p], V, policy.eos)
         for t, (joint, given) in enumerate(of_prompt):
@@ -103,6 +109,11 @@ def frequencies(policy, codes, places):
                 unlikely = cut_by_nucleus(given, 1 - share)
                 yield Trial(f"prompt {p}, token {t}, an id of the unlikeliest {share:.0%}",
                             unlikely[rows[going, t], k, v].sum(), n, (joint * unlikely).sum())
+            ranks = (-given).argsort(-1, kind="stable").argsort(-1)
+            late[t] += (ranks[rows[going, t], k, v] >= TOP_K).sum(), joint[ranks >= TOP_K].sum()
+    for t, (hits, odds) in enumerate(late):
+        yield Trial(f"all prompts, token {t}, an id behind the {TOP_K} likeliest", int(hits), P * n,
+                    odds / P)
 
 
 def cut_by_nucleus(given, share):

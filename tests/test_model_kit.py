@@ -156,6 +156,19 @@ def test_p_values_are_binomial_tails(n, odds):
         assert sampling.Trial("", n - n * certain, n, certain).p_value() == 0
 
 
+def test_a_sum_over_prompts_is_judged_by_a_binomial_with_heavier_tails():
+    """All prompts together: their odds differ, the p-value is of the mean of the odds."""
+    n, every = 40, (0.01, 0.2, 0.07)
+    total = [1.0]
+    for odds in every:
+        total = np.convolve(total, [math.comb(n, k) * odds ** k * (1 - odds) ** (n - k)
+                                    for k in range(n + 1)])
+    values = np.array([sampling.Trial("", k, 3 * n, sum(every) / 3).p_value()
+                       for k in range(3 * n + 1)])
+    for value in values[values < 0.5]:
+        assert total[values <= value].sum() <= value
+
+
 # ---- from the command line ---------------------------------------------------------------------
 
 def script(*arguments, **environment):
@@ -221,6 +234,79 @@ def test_an_engine_is_checked_from_its_logs(off, status, logs, tmp_path):
                   LPO_LOGS=str(moved))
     assert done.returncode == status, done.stdout + done.stderr
     assert ("logps[77, 0]" if off else "2 passed, 0 missed, 5 skipped") in done.stdout
+
+
+# ---- samplers that are wrong in what they sample -----------------------------------------------
+
+def sampler(top_k=None, counted=True):
+    """A module of `generate` only, plain, of one batch per prompt.
+
+    top_k: how many tokens are left to sample from; counted: whether a penalty sees what is written
+    """
+    def generate(folder, prompts, T, n, seed, select):
+        policy, rng = gpt2.load(folder), np.random.default_rng(seed)
+        return [responses(policy, rng, prompt, T, n) for prompt in prompts]
+
+    def responses(policy, rng, prompt, T, n):
+        V = policy.config["vocab_size"]
+        idx, choices, counts = np.tile(prompt, (n, 1)), np.zeros((n, 0), int), np.zeros((n, V))
+        for _ in range(T):
+            logits, hidden = (x[:, -1] for x in gpt2.forward(policy, idx))
+            taus = np.exp(oracle.log_softmax(gpt2.decoder_logits(policy.decoder, hidden)))
+            k = drawn(rng, taus)
+            odds = np.exp([oracle.choice_logps(logits, choice, counts * counted)
+                           for choice in policy.choices])[k, np.arange(n)]  # (n,V)
+            if top_k:
+                odds[odds < np.sort(odds)[:, -top_k, None]] = 0
+            v = drawn(rng, odds)
+            counts[np.arange(n), v] += 1
+            idx, choices = np.column_stack([idx, v]), np.column_stack([choices, k])
+        rows = []
+        for ids, of_ids in zip(idx[:, len(prompt):].tolist(), choices.tolist()):
+            length = ids.index(policy.eos) + 1 if policy.eos in ids else T
+            rows.append((ids[:length], of_ids[:length]))
+        return rows
+
+    def drawn(rng, odds):
+        """(n,V) -> (n,)"""
+        sums = odds.cumsum(1)
+        return (rng.random((len(odds), 1)) * sums[:, -1:] >= sums).sum(1)
+    return runner.Here(type("Theirs", (), dict(generate=staticmethod(generate))))
+
+
+@pytest.mark.parametrize("top_k, status", ((None, "pass"), (50, "MISS")))
+def test_a_default_top_k_is_missed_without_logps(top_k, status):
+    """At the default number of responses, of a vocabulary of 64."""
+    came, line, _ = runner.verdict(lambda theirs: check_model.check_generate(
+        theirs, "token", "sample", check_model.N, "float64"), sampler(top_k))
+    assert came == status, line
+
+
+def test_choices_with_a_memory_have_causes_too():
+    """Some known mistakes, as to sort the choices, cannot be made with dictionaries."""
+    came, line, cause = runner.verdict(lambda theirs: check_model.check_generate(
+        theirs, "memory", "sample", 1000, "float64"), sampler(counted=False))
+    assert came == "MISS", line
+    (words, _), = check_model.explain([cause], "float64")
+    assert words == "what was written is not counted: the penalty has no effect"
+
+
+def test_a_failing_search_for_causes_leaves_the_report(tmp_path, capsys):
+    """The marks, the status and the file of --json are there all the same."""
+    def judge(theirs):
+        raise runner.Miss("wrong", "evidence")
+
+    def explain(evidence):
+        raise TypeError("no order of dictionaries")
+    given = runner.parser("", check_model.TOLERANCES).parse_args(
+        ["m.py", "--json", str(tmp_path / "x.json")])
+    questions = [("generate memory sample", [("generate", judge)])]
+    assert runner.run(sampler(), questions, check_model.LOOK_AT, explain, given) == 1
+    report = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert report["marks"]["generate"] == {"MISS": 1} and report["causes"] == []
+    said = capsys.readouterr().out
+    assert "no cause: the search for one raised TypeError: no order" in said
+    assert "pairs: not asked" in said and "generate: 0 right, 1 wrong" in said
 
 
 # --- planted mistakes -----------------------------------------------------------------------------
