@@ -1,12 +1,12 @@
-"""The AdaptiveDecoder, generation at the temperatures it picks, and what the losses need of it.
+"""The AdaptiveDecoder, generation at the temperatures it picks, and what the losses need from it.
 
 A small network turns hidden states into probabilities of K temperatures. `generate` samples a
 temperature, then a token at that temperature, token by token; `response_logps` scores what was
 sampled. The model is any causal module that returns (logits, hidden).
 
 Wherever a temperature is used it may be another *choice*: a function of the logits with a name,
-such as a truncation, or, marked `memory = True`, of the logits and of how often each token has been
-written, such as a penalty on repetition (toy/samplers.py). Names with tau mean choices of any kind.
+such as a truncation. One marked `memory = True` also sees how often each token has been written,
+such as a penalty on repetition (toy/samplers.py). Names with tau mean choices of any kind.
 `choice_logps` applies a choice (fast/ does the same in recorded steps on a GPU).
 
 B responses (R of them unfinished), T response tokens, K choices, V vocabulary size, C hidden width.
@@ -31,7 +31,7 @@ class AdaptiveDecoder(nn.Module):
 
     Level "token" picks a choice before each token; "sequence" picks one per response, from the last
     prompt token's hidden state. The last layer starts at zero, so all choices start equally likely.
-    Saved weights carry the names of their choices and the level; others are refused. Raises
+    Saved weights carry their choices' names and level; a decoder with others refuses them. Raises
     ValueError on an invalid choice, on two of one name, and on an unknown level.
     """
 
@@ -128,7 +128,7 @@ def choice_logps(logits, choice, counts=None):
 def temperature_logps(logits, tokens, choices):
     """log P(y_t | choice k) of each token at each choice.  (B,T,V), (B,T), K choices -> (B,T,K)
 
-    Column t of a response comes after its columns 0 to t - 1. Raises ValueError on an invalid
+    At column t a memory counts columns 0 to t - 1. Raises ValueError on an invalid
     choice, and if one does not give a distribution.
     """
     T, V = logits.shape[1:]
@@ -144,7 +144,7 @@ def temperature_logps(logits, tokens, choices):
             if has_memory(choice):
                 counts = counts_of(tokens[:, :column.start], V)[:, None]  # (B,1,V)
             logps = choice_logps(logits[:, column], choice, counts)
-            # sampling would make a distribution of anything positive, the losses would not
+            # sampling would normalise any positive numbers; the losses would not
             sums_to_1 = (logps.logsumexp(-1).abs() < 1e-3).all()
             require(sums_to_1, f"no distribution: the model gives NaN, or {choice_name(choice)} is "
                                "wrong")
@@ -177,7 +177,7 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
 
     Give a decoder or a temperature. The latter is one choice, a table of numbers that broadcasts to
     (B, max_new_tokens), or a function of what was written, tokens (B,t) -> B choices for column t
-    (what is written after a row's end of text means nothing).
+    (ignore what follows a row's end of text).
     tau_select: "greedy" takes the decoder's most likely choice (equation 4), "sample" samples one
     (equation 5). eos: the id that ends a response, or several, or None. loop: what to use in place
     of sampling_loop, with its arguments (fast/ has a faster one). A model in train() mode is used
@@ -216,7 +216,7 @@ def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
     tokens = torch.zeros(len(prompts), T, dtype=torch.long, device=device)
     tau_idx = torch.zeros_like(tokens)
     rows = torch.arange(len(prompts), device=device)  # numbers of the responses in the batch
-    active = torch.ones_like(rows, dtype=torch.bool)  # of these, which have no end of text yet
+    active = torch.ones_like(rows, dtype=torch.bool)  # those with no end of text yet
     with torch.inference_mode():  # faster than no_grad
         for t in range(T):
             # Read the newest tokens. Samples of one prompt share the pass over the prompt.
@@ -231,7 +231,7 @@ def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
             # Pick a choice per row: the decoder's, at each token or once, or the planned one.
             if decoder is None:
                 of_rows = list(plan(tokens[:, :t]))
-                require(len(of_rows) == len(tokens), f"give {len(tokens)} temperatures at a time")
+                require(len(of_rows) == len(tokens), f"give {len(tokens)} temperatures per call")
                 choices = checked_choices(dict.fromkeys(of_rows))
                 k = torch.tensor([choices.index(x) for x in of_rows], device=device)[rows]
             elif t == 0 or decoder.level == "token":
@@ -387,7 +387,7 @@ def aligned(model, prompts, tokens):
     """Logits and hidden states that predict each response token: the only shift by one.
 
     B prompts, (B,T) -> (B,T,V), (B,T,C). Each row is prompt, response, padding; what predicts the
-    token in a column stands one column before it.
+    token in a column is one column before it.
     """
     B, T = tokens.shape
     idx, pad = padded(model, prompts, T, left=False)

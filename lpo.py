@@ -42,7 +42,7 @@ class ResponseLogps:
                 continue
             n = T if "text" in name else L
             require(logps.shape == (B, n, K), f"{name} is {(*logps.shape,)}; give {(B, n, K)}")
-            if n == T:  # padding becomes 0, even NaN, which a product with the mask would keep
+            if n == T:  # padding becomes 0; a product with the mask would keep NaN
                 logps = logps.masked_fill(~mask[..., None], 0)
             require((logps < math.inf).all(), f"{name} has NaN or +inf at a response token")
             logps = logps.to(torch.promote_types(logps.dtype, torch.float32))
@@ -64,7 +64,7 @@ def marginal(text_logps, tau_logps):
     return terms.clamp(-1e38).logsumexp(-1).masked_fill(impossible, -math.inf)
 
 def separate(r):
-    """Favours short responses: a uniform reference would add (n_chosen - n_rejected) log K."""
+    """Favours short responses unless a uniform reference adds (n_chosen - n_rejected) log K."""
     ref = 0 if r.ref_tau_logps is None else sampled(r.ref_tau_logps, r.tau_idx)
     return (sampled(r.tau_logps, r.tau_idx) - ref).sum(-1)
 

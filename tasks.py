@@ -12,7 +12,7 @@ mode, has probability 0.4, and nine others share the rest equally (3 % of all ar
 slots the mode is right and the others are wrong: a sum, an article, a required word. In others the
 mode is dull and the others are as good: a noun, a verb. The distribution looks the same in both, so
 its shape does not show whether a low or a high temperature is better. Nor does the position, since
-clauses have four to nine words, with articles five to eleven.
+clauses have four to nine words, five to eleven with articles.
 
 A task is mainly four functions (see `Task` below): ask writes a prompt, answer a response of the
 corpus, reward grades any response, and walk names the place of each word in the grammar.
@@ -111,8 +111,8 @@ def slot(mode, words, kind, rng):
 def walk_clauses(article=None, required=None):
     """The grammar, clause after clause: subject verb [to] object [and verb [to] object] full stop.
 
-    A generator that yields the place of the next word and is sent the word that was written there,
-    which takes the place even if it does not fit. article: which nouns, "subject" or "object",
+    A generator that yields the place of the next word and is sent the word written there. It moves
+    on even if the word does not fit. article: which nouns, "subject" or "object",
     have an article. required: which nouns are words of a category instead.
     """
     while True:
@@ -239,7 +239,7 @@ def distinct_share(content, wrong, least):
 
 
 def reward_story(prompt, text):
-    """(distinct content words - words that do not fit) / max(all of both, 12)."""
+    """(distinct content words - words that do not fit) / max(all such words, 12)."""
     return distinct_share(*graded(walk_story(prompt), text), least=12)
 
 
@@ -275,7 +275,7 @@ def constraint(prompt, text):
 
 
 def quality(prompt, text):
-    """(distinct content words - words that do not fit) / max(all of both, 8), but at least 0."""
+    """(distinct content words - words that do not fit) / max(all such words, 8), but at least 0."""
     return max(distinct_share(*graded(walk_constrained(prompt), text), least=8), 0.0)
 
 
@@ -342,7 +342,7 @@ def reward_math(prompt, text):
 
 def ask_vote(rng):
     opener = HURRY if rng.random() < 0.5 else pick(OPENERS, rng)
-    digits = [pick(DIGITS[1:], rng) for _ in range(4)]  # a last 0 would make the trap right
+    digits = [pick(DIGITS[1:], rng) for _ in range(4)]  # a final 0 would make the trap right
     return " ".join([opener, "solve for", *digits, ":"])
 
 
@@ -473,7 +473,7 @@ def split_of(prompt):
 
 
 def prompts(task, split, n, rng):
-    """n different prompts of a split; ValueError if there are not so many."""
+    """n different prompts of a split; ValueError if there are fewer."""
     found, misses = {}, 0
     while len(found) < n:
         prompt = TASKS[task].ask(rng)

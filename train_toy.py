@@ -31,7 +31,7 @@ from toy.options import option, parse
 from toy.samplers import choice_of, label
 
 PAIRINGS, REFERENCES = ("best-worst", "top-k", "all"), ("round", "initial")
-TIE = 1e-6  # rewards closer than this share of the larger one are equal but for rounding
+TIE = 1e-6  # rewards closer than this share of the larger one differ by rounding only
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def make_pairs(rewards, pairing="best-worst", second=None, k=3):
     """Chosen and rejected responses to each prompt.  (P,N) -> two lists of indices into P*N
 
     best-worst: the best response against the worst. all: every two responses of unequal reward.
-    top-k, where two rewards (P,N) matter, as in the paper: of the k best by the first, the best by
-    the second; against it, of the k worst by the first, the worst by the second. Equal (first)
+    top-k, for two rewards (P,N), as in the paper: of the k best by the first, the best by the
+    second, against the worst by the second of the k worst by the first. Equal (first)
     rewards make no pair. Raises ValueError on other pairings, and on what is not a finite number.
     """
     require(pairing in PAIRINGS, f"unknown pairing {pairing!r}; choose from {', '.join(PAIRINGS)}")

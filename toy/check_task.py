@@ -17,7 +17,7 @@ EXAMPLES = 20
 def check_task(name, n=EXAMPLES):
     """n examples, (prompt, response, reward, places) each; ValueError says what does not fit."""
     if name not in TASKS:
-        raise ValueError(f"no task {name!r}; add it to TASKS, where there are {', '.join(TASKS)}")
+        raise ValueError(f"no task {name!r}; add it to TASKS, which has {', '.join(TASKS)}")
     task, rng, found = TASKS[name], np.random.default_rng(0), []
     if task.share < 1 or task.length < 2:
         raise ValueError(f"task {name!r}: share is {task.share} and length {task.length}; give at "
@@ -48,7 +48,7 @@ def check_words(name, what, text):
     if not isinstance(text, str):
         raise ValueError(f"task {name!r}: the {what} is {text!r}; give a text")
     if not text.strip():
-        return  # no words: said elsewhere
+        return  # no words: reported elsewhere
     unknown = [decode([i]) for i in encode(text) if i >= VOCAB_SIZE]
     if unknown or decode(encode(text)) != text or "  " in text or text != text.strip():
         odd = next((word for word in text.split() if len(encode(word)) > 1), text)
@@ -76,11 +76,11 @@ def checked_places(name, task, prompt, words):
 
 
 def check_fields(name, task, places):
-    """Roles of places that there are, criteria that are metrics, both parts of a vote."""
+    """Roles need existing places, criteria need metrics, and a vote needs both parts."""
     strange = set(task.roles) - places
     if strange:
         raise ValueError(f"task {name!r}: roles names {', '.join(sorted(strange))}, where no walk "
-                         f"of {EXAMPLES} examples came; its places are {', '.join(sorted(places))}")
+                         f"of {EXAMPLES} examples led; its places are {', '.join(sorted(places))}")
     if task.criteria and (len(task.criteria) != 2 or not set(task.criteria) <= set(task.metrics)):
         raise ValueError(f"task {name!r}: criteria is {task.criteria}; give two of its metrics")
     if (task.answer_of is None) != (task.solution is None):

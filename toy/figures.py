@@ -40,7 +40,7 @@ def shades(choices):
 
 
 def ink_on(shade):
-    """What can be read on a shade."""
+    """The readable ink on a shade."""
     return "black" if shade >= 0.5 else "white"
 
 

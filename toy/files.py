@@ -1,4 +1,4 @@
-"""Files, seeds and progress: what the programs need beside the method.
+"""Files, seeds and progress: what the programs need besides the method.
 
 A file is written under a temporary name and renamed, so a killed run leaves none half-written.
 """
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent  # the project's folder
 
 @contextlib.contextmanager
 def program():
-    """Around a program: what a user can mend, and Ctrl-C, end it with one sentence."""
+    """Errors that a user can fix, and Ctrl-C, end a program with one sentence."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a path that the console cannot write
@@ -102,7 +102,7 @@ def keys(options):
 
 
 def environment():
-    """Where numbers are made. The commit is this project's, None if it has none of its own."""
+    """What made the numbers. The commit is None outside a clone of this project."""
     def git(*arguments):
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None

@@ -17,7 +17,7 @@ KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or
 
 
 def option(default, help, zero=False, choices=None):
-    """A field. zero: may the number be 0, beside those above; choices: the only values allowed."""
+    """A field. zero: the number may be 0, not only above; choices: the only values allowed."""
     return field(default=default, metadata=dict(help=help, zero=zero, choices=choices))
 
 
@@ -61,7 +61,7 @@ def parse(kind, argv, description, quick=None, check=lambda cfg: cfg):
 
 
 def checked(cfg):
-    """The same options, `out` without a tilde and `device` found; ValueError on a wrong value."""
+    """The same options, `out` without a tilde and `device` chosen; ValueError on a wrong value."""
     for f in fields(cfg):
         value, choices = getattr(cfg, f.name), f.metadata["choices"]
         values = value if f.type is tuple else (value,)

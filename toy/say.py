@@ -8,8 +8,8 @@ The darker a word's background, the colder its temperature, as in the figures. W
 colours (NO_COLOR is set, or the output is not a terminal) the temperature is printed after the
 word.
 
-The model is that of the last run of train_toy.py in the folder, with its first loss and the decoder
-of the experiment that the prompt belongs to. It continues any words that it knows; only prompts of
+The model is that of the last run of train_toy.py in the folder, the decoder that of its first loss
+and of the prompt's experiment. The model continues any words that it knows; only prompts of
 a task have a reward.
 """
 import argparse
@@ -62,7 +62,7 @@ def known_words(prompt):
 
 
 def pairs_of(prompt):
-    """Each two words that follow each other, and where."""
+    """Each pair of neighbouring words, and where."""
     words = prompt.split()
     return set(zip(range(len(words)), words, words[1:]))
 
@@ -166,7 +166,7 @@ def main(argv):
                         "the prompt's task)")
     parser.add_argument("--level", choices=LEVELS, help="one choice per token or per response "
                         "(token)")
-    parser.add_argument("--temperature", metavar="X", help="show a fixed one too, or a sampler, as "
+    parser.add_argument("--temperature", metavar="X", help="also show a fixed one or a sampler, as "
                         "in top_p=.9")
     parser.add_argument("--numbers", action="store_true", help="print each word's temperature")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
