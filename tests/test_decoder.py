@@ -208,6 +208,13 @@ def test_a_model_reads_what_was_written_and_no_more():
     assert seen == [(3, 3), (5, 1), (5, 1), (5, 1)]
 
 
+def test_rows_that_have_ended_are_computed_no_longer():
+    """One ends after two tokens, the other after three. Bug: passes up to `max_new_tokens`."""
+    foreign = Foreign(Counting())
+    generate(foreign, [[47], [30]], 9, temperature=0, eos=[49, 33])
+    assert foreign.widths == [(2, 1), (2, 2), (1, 3)]
+
+
 def test_counts_are_of_the_response_and_exclude_the_token():
     counts = counts_of(torch.tensor([[2, 2, 0], [1, 1, 1]]), 4)
     assert counts.tolist() == [[1, 0, 2, 0], [0, 3, 0, 0]]

@@ -8,8 +8,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = ("lpo", "model", "decoder", "tasks", "train_toy")
-FILES = [path for path in ROOT.rglob("*.py") if not any(
-    part.startswith(".") or part in ("out", "build") for part in path.relative_to(ROOT).parts)]
+
+
+def files(pattern):
+    """Those of the project: none that a program has written, or that only this machine has."""
+    return [path for path in ROOT.rglob(pattern) if not any(
+        part.startswith(".") or part in ("out", "build") for part in path.relative_to(ROOT).parts)]
+
+
+FILES = files("*.py")
 KIT = {path.stem for path in (ROOT / "conformance").glob("*.py")}  # imported by these names
 OURS = {*CORE, *KIT, "toy", "fast", "real", "playground", "results", "tests", "conformance",
         "notebooks", "test_lpo"}
@@ -122,9 +129,8 @@ def test_nothing_runs_text_or_opens_a_connection():
 
 
 def test_links_lead_somewhere():
-    for page in ROOT.rglob("*.md"):
-        if any(part.startswith(".") for part in page.relative_to(ROOT).parts):
-            continue
+    """Pages in out/, which programs write, aside."""
+    for page in files("*.md"):
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"
 

@@ -198,8 +198,9 @@ def test_text_and_back_loses_no_digit(text):
 
 
 @pytest.mark.parametrize("text", [
-    "", "warm", "top_q=.9", "top_p=", "top_p=1.5", "top_p=0", "@3", "top_k=2.5", "top_p=.9@",
-    "top_p=.9@hot", "top_p=.9@-1", "nan", "top_p=nan", "-1", "1e31", "top_p=.9@2@3", "=.5",
+    "", "warm", "top_q=.9", "top_p=", "top_p=1.5", "min_p=1.5", "typical_p=1.5",
+    "epsilon_cutoff=1.5", "top_p=0", "@3", "top_k=2.5", "top_p=.9@", "top_p=.9@hot",
+    "top_p=.9@-1", "nan", "top_p=nan", "-1", "1e31", "top_p=.9@2@3", "=.5",
     "frequency=0", "frequency=-1", "3@frequency=1", "frequency=1|0.5", "frequency=1|presence=1",
     "frequency=1|min_p=.05@3", "frequency=1|", "min_p=.1|top_k=3", "0.5|min_p=.1", "frequency=inf"])
 def test_what_is_no_choice_is_one_sentence(text):

@@ -482,3 +482,17 @@ def test_a_base_seed_gives_its_own_weights():
     assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
     assert vars(models.new_model(1, 2, 16).config) == dict(
         vocab_size=VOCAB_SIZE, block_size=8 + 45, n_layer=1, n_head=2, n_embd=16)
+
+
+def test_what_is_restored_is_the_end_of_the_training():
+    """Bugs: the decoder after the first round; the base model in place of the trained one, or
+    overwritten by it."""
+    base, other = (models.new_model(1, 2, 16) for _ in range(2))
+    before = weights(base)
+    decoders = [AdaptiveDecoder(16, (0.0, 1.0), "token") for _ in range(4)]
+    for model in (None, other.state_dict()):
+        kept = dict(decoders=[decoder.state_dict() for decoder in decoders], model=model)
+        found, decoder = models.restored(base, kept, (0.0, 1.0), "token")
+        assert torch.equal(weights(decoder), weights(decoders[-1]))
+        assert torch.equal(weights(found), weights(other if model else base))
+        assert torch.equal(weights(base), before)
