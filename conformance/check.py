@@ -80,8 +80,9 @@ def compare(function, case, answer, dtype, before):
     require(len(got) + 2 * len(absent) == len(want),
             f"{function} is None for one side only; give both, or None for both")
     for label, x in got.items():
-        require(x.shape == want[label].shape, f"{function} {label} has shape {x.shape}, expected "
-                                              f"{want[label].shape}")
+        what = f"{function} {label}".strip()
+        require(x.shape == want[label].shape,
+                f"{what} has shape {x.shape}, expected {want[label].shape}")
     allowed, worst = tolerance(case, function, dtype), 0.0
     for label, x in got.items():
         error = errors(x, want[label])

@@ -171,10 +171,10 @@ def solved(mistake, wrong):
 def causes(wrongs, remark, few=3):
     """[(cause, how many wrong answers it explains)], the one that explains most first.
 
-    remark: what else can be said of a wrong answer, or None; few: on how many of them mistakes are
-    tried first. An answer small enough may be
-    explained by several mistakes: the fewest that explain most are kept, together with those that
-    explain exactly the same, and none that explains less than a third.
+    remark: what else can be said of a wrong answer, or None, left out where a mistake explains the
+    same; few: on how many of them mistakes are tried first. An answer small enough may be explained
+    by several mistakes: the fewest that explain most are kept, together with those that explain
+    exactly the same, and none that explains less than a third.
     """
     found, explained = {}, {}
     for i, wrong in enumerate(wrongs[::-(-len(wrongs) // few) or 1]):
@@ -196,7 +196,7 @@ def causes(wrongs, remark, few=3):
         explained = {other: explained[other] for other in explained if other not in same}
         new = of_cause & left
         if 3 * len(new) >= len(wrongs) and (len(new) > 1 or len(wrongs) == 1):
-            named = [other.removeprefix("large: ") for other in same]
+            named = [other.removeprefix("large: ") for other in same if other in found] or same
             result.append((" - or: ".join(named), len(new)))
         left -= new
     return result

@@ -100,9 +100,10 @@ def frequencies(policy, codes, places):
                 where = f"prompt {p}, token {t}, choice {choice}"
                 rising = odds[k].argsort(kind="stable")
                 sums = zip(rising, counts[k, rising].cumsum(), odds[k, rising].cumsum())
-                for m, (v, some, share) in enumerate(sums):
+                for m, (v, some, share) in enumerate(sums, start=1):
+                    what = f"its {m} least likely ids" if m < V else "any id"
                     yield Trial(f"{where}, id {v}", counts[k, v], n, odds[k, v])
-                    yield Trial(f"{where}, its {m + 1} least likely ids", some, n, share)
+                    yield Trial(f"{where}, {what}", some, n, share)
             going = rows[:, t] >= 0
             k, v = np.divmod(codes[p, going, t], V)
             for share in SHARES:

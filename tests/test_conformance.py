@@ -244,7 +244,7 @@ def test_nothing_ran_is_2(text, words, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("loss = lambda case: 1.0", "loss  has shape (), expected (2,)"),
+    ("loss = lambda case: 1.0", "loss has shape (), expected (2,)"),
     ("loss = lambda case: [[0.5, 0.5]]", "has shape (1, 2), expected (2,)"),
     ("loss = lambda case: {'loss': [1.0, 2.0]}", "real numbers expected, not object"),
     ("loss = lambda case: {1, 2}", "the answer holds set"),
