@@ -393,7 +393,9 @@ def loss(case):
 @pytest.mark.parametrize("end", ["interrupted", "unread", "forever"])
 def test_every_checker_ends_without_a_traceback(program, end, tmp_path):
     """Ctrl-C, `| head -1`, --timeout inf: bugs of each of the three, now of one runner."""
-    slow = "import time\ndef score(*_): time.sleep(60)\ntemperature_logps = choice_logps = score\n"
+    imported = tmp_path / "imported"
+    slow = (f"import time\nopen({str(imported)!r}, 'w').close()\n"
+            "def score(*_): time.sleep(60)\ntemperature_logps = choice_logps = score\n")
     given = [written(tmp_path, slow)]
     if "exercises" in program:
         given = ["1", "--folder", str(tmp_path)]
@@ -406,7 +408,9 @@ def test_every_checker_ends_without_a_traceback(program, end, tmp_path):
     start = subprocess.Popen([sys.executable, str(FOLDER.parent / program), *given], text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     if end == "interrupted":
-        time.sleep(2)
+        while not imported.exists():  # on a busy machine that takes seconds
+            assert start.poll() is None
+            time.sleep(0.1)
         start.send_signal(signal.SIGINT)
     elif end == "unread":
         start.stdout.readline()

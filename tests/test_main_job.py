@@ -356,14 +356,19 @@ def test_a_file_is_renamed_and_never_written_in_place(run, tmp_path):
 def test_two_runs_may_write_the_same_file(tmp_path, monkeypatch):
     """Bug: a temporary name that two runs share, as process numbers are in containers."""
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    path, errors = tmp_path / "deep" / "kept", []
+    path, errors, rename = tmp_path / "deep" / "kept", [], os.replace
+    both_have_written = threading.Barrier(2, timeout=60)
+
+    def replace(source, target):
+        both_have_written.wait()
+        rename(source, target)
+    monkeypatch.setattr(os, "replace", replace)
 
     def container(letter):
-        for _ in range(100):
-            try:
-                files.write(path, letter * 100_000)
-            except ValueError as error:
-                errors.append(error)
+        try:
+            files.write(path, letter * 100_000)
+        except ValueError as error:
+            errors.append(error)
     threads = [threading.Thread(target=container, args=(letter,)) for letter in (b"a", b"b")]
     for thread in threads:
         thread.start()
