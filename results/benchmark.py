@@ -242,8 +242,8 @@ def main(arguments):
         table = pd.DataFrame(SECTIONS[name](device, setting)).to_markdown(
             index=False, disable_numparse=True)
         print(f"\n{source}\n\n{table}", flush=True)
-        if arguments.publish:
-            page = PAGE.read_text(encoding="utf-8")
+        page = PAGE.read_text(encoding="utf-8")
+        if arguments.publish and f"<!-- {name}_{device} -->" in page:
             files.write(PAGE, filled(page, f"{name}_{device}", f"{source}\n\n{table}"))
 
 
@@ -252,7 +252,7 @@ if __name__ == "__main__":
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []])
     parser.add_argument("--quick", action="store_true", help="small and once: does it run?")
-    parser.add_argument("--publish", action="store_true", help="fill in BENCHMARKS.md")
+    parser.add_argument("--publish", action="store_true", help="fill in the tables that BENCHMARKS.md has places for")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
                         choices=["cpu", "cuda"])
     with files.program():
