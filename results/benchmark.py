@@ -252,7 +252,7 @@ if __name__ == "__main__":
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []])
     parser.add_argument("--quick", action="store_true", help="small and once: does it run?")
-    parser.add_argument("--publish", action="store_true", help="fill in BENCHMARKS.md where it has marks")
+    parser.add_argument("--publish", action="store_true", help="fill in BENCHMARKS.md at its marks")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
                         choices=["cpu", "cuda"])
     with files.program():
