@@ -230,10 +230,8 @@ def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
 
             # Pick a choice per row: the decoder's, at each token or once, or the planned one.
             if decoder is None:
-                of_rows = list(plan(tokens[:, :t]))
-                require(len(of_rows) == len(tokens), f"give {len(tokens)} temperatures per call")
-                choices = checked_choices(dict.fromkeys(of_rows))
-                k = torch.tensor([choices.index(x) for x in of_rows], device=device)[rows]
+                choices, k = numbered(plan, tokens[:, :t])
+                k = k[rows]
             elif t == 0 or decoder.level == "token":
                 choices = decoder.choices
                 tau_logps = decoder(hidden)  # (R,K)
@@ -267,6 +265,14 @@ def planned(temperature, B, T):
     require(table.dim() <= 2 and all(fits), f"temperature is {*table.shape,}; give {(B, T)}")
     table = table.expand(B, T).tolist()
     return lambda tokens: [row[tokens.shape[1]] for row in table]
+
+
+def numbered(plan, tokens):
+    """A plan's choices for the next column.  tokens so far (B,t) -> choices, each row's index"""
+    of_rows = list(plan(tokens))
+    require(len(of_rows) == len(tokens), f"give {len(tokens)} temperatures per call")
+    choices = checked_choices(dict.fromkeys(of_rows))
+    return choices, torch.tensor([choices.index(x) for x in of_rows], device=tokens.device)
 
 
 def logps_at(logits, choices, k, counts):

@@ -96,11 +96,14 @@ def pick(words, rng):
     return words[int(rng.random() * len(words))]
 
 
+MODE = 0.4  # probability of a slot's mode, if it is no typo
+
+
 def slot(mode, words, kind, rng):
-    """A noisy slot: 3 % a typo, else the mode with probability 0.4, else another of the words."""
+    """A noisy slot: 3 % a typo, else the mode with probability MODE, else another of the words."""
     if rng.random() < 0.03:
         return pick(TYPOS[kind], rng)
-    if rng.random() < 0.4:
+    if rng.random() < MODE:
         return mode
     return pick([word for word in words if word != mode], rng)
 

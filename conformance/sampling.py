@@ -44,7 +44,7 @@ def log_factorials(n):
 
 
 def codes_of(policy, answer, P, n, T):
-    """What was sampled: choice * V + token, -1 once a response has ended.  -> (P,n,T)
+    """What was sampled: choice * V + token, -1 after the end of a response.  -> (P,n,T)
 
     Miss unless each response ends with its first end of text or has T tokens, and has as many
     choices as its level has decisions.

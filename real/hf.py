@@ -175,9 +175,8 @@ class Adaptive:
         self.seen = [*self.seen[:1], hidden[self.row]]  # at the first and the newest column
         written = input_ids[:, self.start:]
         if self.decoder is None:
-            of_rows = self.plan(written)
-            choices = decoding.checked_choices(dict.fromkeys(of_rows))
-            k = torch.tensor([choices.index(choice) for choice in of_rows], device=logits.device)
+            choices, k = decoding.numbered(self.plan, written)
+            k = k.to(logits.device)
         else:
             choices, tau_logps = self.decoder.choices, self.decoder(hidden)  # (B,K)
             check, k = tau_logps.max(-1) if self.greedy else sample_at(tau_logps, 1, self.generator)

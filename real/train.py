@@ -296,7 +296,8 @@ def main(cfg):
 
     which = ("model", "experiments", "methods", "levels", "decoders", "few", "minutes", "out")
     options = {name: x for name, x in asdict(cfg).items() if name not in which}
-    key = files.digest([options, models.content_of(lm)], *SOURCES)
+    weights = models.content_of(lm)
+    key = files.digest([options, weights], *SOURCES)
     environment = files.environment()
     files.say(f"{cfg.model}, commit {environment['commit']}, {environment['gpu'] or 'cpu'}")
     cells = cells_of(cfg)
@@ -308,7 +309,7 @@ def main(cfg):
             files.kept(paths[cell], lambda: cells[cell](cfg, model, *cell))
 
     finished = [cell for cell in cells if paths[cell].exists()]
-    results = dict(config=asdict(cfg), weights=models.content_of(lm), environment=environment,
+    results = dict(config=asdict(cfg), weights=weights, environment=environment,
                    sets=SETS, cells=[dict(files.read(paths[cell]), cell=cell, decoder=None)
                                      for cell in finished])
     text = json.dumps(results).encode()

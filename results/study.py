@@ -134,13 +134,15 @@ def main(study):
     if study.plan:
         print(plan_table(study))
         return
+    left = 0
     if not study.publish:
         try:
-            print(f"{run(study)} cells finished; {len(ready(study))} can be computed now")
+            finished, left = run(study), len(ready(study))
+            print(f"{finished} cells finished; {left} can be computed now")
         finally:
             if study.pack:
                 pack(study)
-    if study.publish or not study.pack and not ready(study):
+    if study.publish or not study.pack and not left:
         from results.publish import report  # computing needs neither pandas nor matplotlib
         print(*report(study), sep="\n")
 
