@@ -6,8 +6,9 @@
     python -m results.study --publish                data, tables and figures of the pages
 
 Finished cells are skipped, and that is the only resuming; unpack archives of other machines into
-the same folder to merge them. When no cell is left, data, tables and figures are made in the folder
-of the cells. Those of the pages are made by --publish alone (publish.py).
+the same folder to merge them. When no cell is left, and the part `main` is among them, data, tables
+and figures are made in the folder of the cells. Those of the pages are made by --publish alone
+(publish.py).
 """
 import contextlib
 import gzip
@@ -142,7 +143,7 @@ def main(study):
         finally:
             if study.pack:
                 pack(study)
-    if study.publish or not study.pack and not left:
+    if study.publish or "main" in study.parts and not study.pack and not left:
         from results.publish import report  # computing needs neither pandas nor matplotlib
         print(*report(study), sep="\n")
 
