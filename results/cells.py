@@ -25,7 +25,7 @@ from toy.models import new_model, pretrain
 from toy.samplers import choice_of, label
 from train_toy import Config
 
-MODE = tasks.MODE
+MODE = 0.4      # of a noisy slot, in tasks.py
 SEARCH = 4      # responses per validation prompt
 SOURCES = ("lpo.py", "model.py", "decoder.py", "tasks.py", "train_toy.py", "toy/evaluate.py",
            "toy/samplers.py", "toy/models.py", "toy/files.py", "results/methods.py",
@@ -56,14 +56,24 @@ def options_of(cell):
 # --- the base model -------------------------------------------------------------------------------
 
 
+def slot(mode, words, kind, rng, share):
+    """tasks.slot, its mode with another probability."""
+    if rng.random() < 0.03:
+        return tasks.pick(tasks.TYPOS[kind], rng)
+    if rng.random() < share:
+        return mode
+    return tasks.pick([word for word in words if word != mode], rng)
+
+
 @contextlib.contextmanager
 def slots_of(share):
     """The corpus with another probability of the modes; prompts and rewards stay as they are."""
-    tasks.MODE = share
+    original = tasks.slot
+    tasks.slot = functools.partial(slot, share=share)
     try:
         yield
     finally:
-        tasks.MODE = MODE
+        tasks.slot = original
 
 
 def base_file(cell, folder):

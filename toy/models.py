@@ -73,7 +73,7 @@ def pretrain(cfg):
     for step, parts in enumerate(batches(cfg.pretrain_steps, rng, generator)):
         if cfg.device == "cpu":  # where shapes may change, columns of padding are left out
             parts = [idx[:, :(idx >= 0).sum(1).max()] for idx in parts]
-        cosine = 0.51 + 0.49 * math.cos(math.pi * step / cfg.pretrain_steps)  # falls to 1/50
+        cosine = 0.51 + 0.49 * math.cos(math.pi * step / cfg.pretrain_steps)  # to a fiftieth
         lr.fill_(cfg.pretrain_lr * min(1, (step + 1) / 50) * cosine)
         loss = update(*(idx.to(cfg.device) for idx in parts))
         progress(step + 1, lambda: f"loss {loss.item():.3f}")
