@@ -20,7 +20,7 @@ from tasks import EXPERIMENTS
 from toy.options import option
 
 MAIN = ("main", "levels", "objectives", "controls")  # on all base models
-PARTS = (*MAIN, "modes", "sweeps")
+PARTS = (*MAIN, "modes", "sweeps", "betas")
 ORDER = ("repeats", "constrained", "mix", "vote")  # the longest cells come first
 TUNING_SEED = 100  # of the first base model on which recipes are tuned
 MODES = (0.3, 0.5, 0.6)
@@ -250,6 +250,13 @@ class Plan:
                 how = dict(objective=name, model_lr=rate, rounds=max(1, rounds // 2))
                 self.on_bases(f"unfrozen, {name}", how, ["mix"], level="token",
                               option=f"{rate:g}", **few)
+
+    def betas(self):
+        """Is it the latent loss that noise hurts, or the beta that was tuned without noise?"""
+        for beta in self.some(0.5, 0.17, 1.5):
+            how = dict(objective="latent", noise="flip 0.2", beta=beta)
+            self.on_bases("noise, latent", how, ["constrained", "vote"], self.study.few,
+                          tuned="latent", option=f"flip 0.2, beta {beta:g}")
 
     def modes(self):
         """How all of it changes with the probability of the slots' mode."""

@@ -5,7 +5,7 @@ blue LPO over choices with a memory, green the oracle. Bars are 95 % intervals (
 """
 import numpy as np
 
-from results.methods import LEVEL
+from results.methods import LEVEL, RULES
 from results.plan import LPO, MEMORY, PICKED
 from results.tables import FIXED, HERE, ORACLE, SUBTASK, WITH, WITHOUT, Data
 from toy.figures import FIXED as GREY
@@ -65,22 +65,27 @@ def temperatures(data):
 
 def scored(data):
     """Reward against the number of responses that were scored, the search for rules included."""
-    lines = {"latent": (LPO, BLUE), "memory": (MEMORY, SKY), "REINFORCE": ("REINFORCE", ORANGE),
+    curves = {"latent": (LPO, BLUE), "memory": (MEMORY, SKY), "REINFORCE": ("REINFORCE", ORANGE),
              "temperature": ("fixed temperature", GREY),
              "frequency penalty": ("frequency penalty", PINK), "DRY": ("DRY", WINE)}
     if not data.measured("sweeps"):
         return None
-    rows = data.numbers[data.numbers["metric"] == "scored"]
+    rows, few = data.numbers[data.numbers["metric"] == "scored"], data.about["study"]["few"]
     figure, axes = panels(len(data.experiments), 2, 4.4, 2.8)
     for axis, e in zip(axes, data.experiments):
-        for name, (label, colour) in lines.items():
-            points = []
-            for part, method in (("sweeps", f"scored, {name}"), ("main", name)):
+        for name, (label, colour) in curves.items():
+            lines = {}  # of a number of prompts per round: points
+            sources = {"sweeps": f"scored, {name}"} | ({"main": name} if name in RULES else {})
+            for part, method in sources.items():
                 of = rows[(rows["part"] == part) & (rows["method"] == method)
                           & (rows["experiment"] == e)]
-                points += [(x, data.values(e, method, option=option, part=part).mean())
-                           for option, x in of.groupby("option")["value"].mean().items()]
-            axis.plot(*zip(*points), "o", ms=4, color=colour, label=label)
+                for option, x in of.groupby("option")["value"].mean().items():
+                    of_line = lines.setdefault("round" in option and option.split(",")[0], [])
+                    values = data.values(e, method, option=option, part=part)[:few]
+                    of_line.append((x, values.mean()))
+            for i, points in enumerate(lines.values()):
+                axis.plot(*zip(*sorted(points)), "o-", ms=3, lw=0.8, color=colour,
+                          label=None if i else label)
         axis.set_xscale("log")
         axis.set(title=e, xlabel="responses scored", ylabel=reward(e))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

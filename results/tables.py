@@ -256,7 +256,7 @@ def sweeps(data):
     """Test reward with one option changed, on few base models."""
     found = {}
     for part, _, e, level, method, option in data.arrays:
-        if part == "sweeps":
+        if part in ("sweeps", "betas"):
             found.setdefault((method, option), {})[e] = tried(
                 data.estimate, e, method, option=option, part=part, level=level)
     return markdown([dict(method=method, option=option) | cells
