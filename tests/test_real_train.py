@@ -22,7 +22,8 @@ from tokenizers import models as kinds  # noqa: E402
 
 from decoder import AdaptiveDecoder, Rollout  # noqa: E402
 from real import figures as figures_of_real  # noqa: E402
-from real import hf, models, tables, tasks, train  # noqa: E402
+from real import hf, models, tasks, train  # noqa: E402
+from results import real_model as tables  # noqa: E402
 from toy import figures, files, options  # noqa: E402
 from toy.samplers import frequency  # noqa: E402
 

@@ -1,9 +1,9 @@
-"""The table of real/README.md from real/data/real.json.gz, and what the page claims:
+"""The table of real/README.md from data/real.json.gz, and what the page claims:
 
-    python -m real.tables            fill the table and plot the figures; check the claims
+    python -m results.real_model     fill the table and plot the figures; check the claims
 
-Intervals and claims are as in the study (results/intervals.py, results/claims.py), with decoders in
-the place of base models.
+Intervals and claims are as in the study (intervals.py, claims.py), with decoders in the place of
+base models.
 """
 import gzip
 import json
@@ -23,7 +23,7 @@ from toy import files
 from toy.figures import plot
 
 HERE = Path(__file__).resolve().parent
-PAGE, SECTION = HERE / "README.md", "Does it help"
+PAGE, SECTION = HERE.parent / "real" / "README.md", "Does it help"
 WITH = ("frequency", "presence", "repetition", "no-repeat")
 BEST = {  # the rule of the highest mean on test prompts, which favours it
     "best fixed temperature": ("fixed",), "best rule with memory": WITH,
