@@ -39,6 +39,7 @@ def rewards(results):
             axis.plot(np.mean(lines[method]), row, "|", color=colour, markersize=14)
         axis.set_yticks(range(len(lines)), sorted(lines, key=lambda name: np.mean(lines[name])))
         axis.set(title=experiment, xlabel="mean reward on test prompts")
+        axis.locator_params(axis="x", nbins=6)
     return figure
 
 

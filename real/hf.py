@@ -72,12 +72,15 @@ def read(lm, idx, columns):
 
 
 def compare(lm, text, columns, seen):
-    """ValueError if the text (S,), read alone, has other states at n columns than seen (n,C)."""
+    """ValueError if the text (S,), read alone, has other states at n columns than seen (n,C).
+
+    In half precision at fewer than half of them: after some tokens rounding errors explode.
+    """
     hidden = read(lm, text[None], text.new_tensor([columns]))[1][0]
-    tolerance = 1e-3 if lm.dtype.itemsize >= 4 else 0.1
-    require((seen - hidden).abs().mean() <= tolerance * hidden.abs().mean(),
-            f"{type(lm).__name__} has other hidden states beside padding, or with its cache, than "
-            "for the text alone; try prompts of one length, or use_cache=False")
+    apart = (seen - hidden).abs().mean(-1) / hidden.abs().mean(-1)  # (n,)
+    fits = apart.max() <= 1e-3 if lm.dtype.itemsize >= 4 else apart.quantile(0.5) <= 0.1
+    require(fits, f"{type(lm).__name__} has other hidden states beside padding, or with its cache, "
+                  "than for the text alone; try prompts of one length, or use_cache=False")
 
 
 # --- scoring --------------------------------------------------------------------------------------
@@ -180,14 +183,15 @@ class Adaptive:
         kind = (n < self.start, n.bit_length(), len(text).bit_length(),
                 type(others.get("past_key_values")))
         if kind not in tap.compared:
-            compare(model, text, [n - 1, len(text) - 1], torch.stack(self.seen))
+            newest = range(len(text) - len(self.seen) + 1, len(text))
+            compare(model, text, [n - 1, *newest], torch.stack(self.seen))
             tap.compared |= {kind}
         return result
 
     def choose(self, input_ids, logits):
         """Pick each row's choice, sample a token at it, and leave nothing else.  (B,V) -> (B,V)"""
         hidden = tap_of(self.lm).take(self.lm)[:, -1].to(logits.device)  # (B,C)
-        self.seen = [*self.seen[:1], hidden[self.row]]  # at the first and the newest column
+        self.seen = [*self.seen[:1], *self.seen[1:][-6:], hidden[self.row]]  # the first, newest 7
         written = input_ids[:, self.start:]
         if self.decoder is None:
             choices, k = decoding.numbered(self.plan, written)

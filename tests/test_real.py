@@ -303,3 +303,18 @@ def test_what_cannot_be_served_is_refused(name):
     options = dict(prompts=PROMPTS, max_new_tokens=4, temperature=1.0) | options
     with pytest.raises(ValueError, match=sentence):
         hf.generate(make(), **options)
+
+
+@pytest.mark.parametrize("dtype, wrong, fits", [("float32", [3], False), ("bfloat16", [3], True),
+                                                ("bfloat16", range(8), False)])
+def test_an_unstable_column_is_no_wrong_cache(dtype, wrong, fits):
+    """In half precision the states of some tokens are all rounding; a wrong cache spoils most."""
+    lm = llama().to(getattr(torch, dtype))
+    text, columns = torch.arange(12) % V, [2, *range(5, 12)]
+    seen = hf.read(lm, text[None], torch.tensor([columns]))[1][0]
+    seen[list(wrong)] *= 2
+    if fits:
+        hf.compare(lm, text, columns, seen)
+    else:
+        with pytest.raises(ValueError, match="LlamaForCausalLM has other hidden states"):
+            hf.compare(lm, text, columns, seen)

@@ -1,0 +1,185 @@
+"""The table of real/README.md from data/real.json.gz, and what the page claims:
+
+    python -m results.real_model     fill the table and plot the figures; check the claims
+
+Intervals and claims are as in the study (intervals.py, claims.py), with decoders in the place of
+base models.
+"""
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from lpo import require
+from real.figures import FIGURES
+from real.tasks import EXPERIMENTS
+from real.train import LEVELS, RULES, SETS
+from results.claims import faults, section_of
+from results.intervals import estimate, holm
+from results.tables import markdown
+from toy import files
+from toy.figures import plot
+
+HERE = Path(__file__).resolve().parent
+PAGE, SECTION = HERE.parent / "real" / "README.md", "Does it help"
+WITH = ("frequency", "presence", "repetition", "no-repeat")
+BEST = {  # the rule of the highest mean on test prompts, which favours it
+    "best fixed temperature": ("fixed",), "best rule with memory": WITH,
+    "best rule without memory": [name for name in RULES if name not in ("fixed", *WITH)]}
+TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end -->)", re.S)
+CLAIMS = {}
+
+
+class Data:
+    """Mean rewards of the test prompts."""
+
+    def __init__(self, path=HERE / "data" / "real.json.gz"):
+        self.about = json.loads(gzip.decompress(Path(path).read_bytes()))
+        self.rewards = {}  # experiment, method, level or "" -> {setting or decoder: (P,)}
+        for cell in self.about["cells"]:
+            experiment, method, level, seed = (*cell["cell"], "", "")[:4]
+            self.rewards.setdefault((experiment, method, level), {}).update(
+                {seed if level else setting: np.array(x)
+                 for setting, x in cell["rewards"]["test"].items()})
+
+    def best(self, experiment, name):
+        """-> its family, (P,)"""
+        return max(((family, x) for family in BEST[name]
+                    for x in self.rewards.get((experiment, family, ""), {}).values()),
+                   key=lambda of: of[1].mean())
+
+    def estimate(self, experiment, of, minus=None):
+        """Of a rule of BEST or of LPO, (set, level), or of a paired difference.  -> Estimate"""
+        values = self.values(experiment, of)
+        if minus:
+            other = self.values(experiment, minus)
+            D = max(map(len, (values, other))) if minus in BEST else min(len(values), len(other))
+            values = values[:D] - (other[:1] if minus in BEST else other[:D])
+        return estimate(values, np.arange(values.shape[1]) % len(EXPERIMENTS[experiment]))
+
+    def values(self, experiment, of):
+        """-> (D,P): D decoders; a rule twice, so that its only error is that of the prompts"""
+        if of in BEST:
+            return np.array([self.best(experiment, of)[1]] * 2)
+        found = self.rewards[(experiment, *of)]
+        return np.array([found[seed] for seed in sorted(found)])
+
+
+def table(data):
+    """Mean rewards of the rules, with their names, and of LPO."""
+    rows = {name: name for name in BEST} | {
+        f"LPO, {name}, {level}": (name, level) for level in LEVELS for name in SETS}
+    named = [name for name in BEST if "rule" in name]
+    return markdown([{"": title} | {
+        e: f"{data.estimate(e, of):.3f}" + (f" {data.best(e, of)[0]}" if of in named else "")
+        for e in EXPERIMENTS} for title, of in rows.items()])
+
+
+def apart(data, pairs, significant=True):
+    """AssertionError unless of each (experiment, one, minus) the gain is significant, by Holm's
+    method; or none is."""
+    gains = [data.estimate(*pair) for pair in pairs]
+    for pair, gain, p in zip(pairs, gains, holm([gain.p for gain in gains])):
+        assert (p < 0.05) == significant and (gain.mean > 0 or not significant), (pair, gain, p)
+
+
+def claim(function):
+    CLAIMS[function.__name__] = function
+    return function
+
+
+RULE, REMEMBERS, FIXED = "best rule without memory", "best rule with memory", list(BEST)[0]
+TAU, SETTINGS, MEMORY = [(name, "token") for name in SETS]
+
+
+@claim
+def lines(data):
+    """On lines LPO over choices with a memory earns {memory:.2f} at the token level, and over
+    settings without one {settings:.2f}: more than the best rule, {name} sampling with
+    {rule:.2f}."""
+    assert data.estimate("lines", REMEMBERS).mean < data.estimate("lines", RULE).mean
+    apart(data, [("lines", of, RULE) for of in (MEMORY, SETTINGS)])
+    found = dict(memory=MEMORY, settings=SETTINGS, rule=RULE)
+    return {key: data.estimate("lines", of).mean for key, of in found.items()} | dict(
+        name=data.best("lines", RULE)[0])
+
+
+@claim
+def lines_temperatures(data):
+    """Over temperatures alone it earns more than every fixed one there, and is not significantly
+    different from that rule."""
+    apart(data, [("lines", TAU, FIXED)])
+    apart(data, [("lines", TAU, RULE)], significant=False)
+
+
+@claim
+def mix(data):
+    """On the mix the best rule, a {name} penalty, earns {rule:.2f}: more than LPO over
+    temperatures, {tau:.2f}, and not significantly different from LPO over choices with a memory,
+    {memory:.2f}."""
+    apart(data, [("mix", REMEMBERS, TAU)])
+    apart(data, [("mix", REMEMBERS, MEMORY)], significant=False)
+    found = dict(rule=REMEMBERS, tau=TAU, memory=MEMORY)
+    return {key: data.estimate("mix", of).mean for key, of in found.items()} | dict(
+        name=data.best("mix", REMEMBERS)[0])
+
+
+@claim
+def repeats(data):
+    """On repeats the best rule, which cuts unlikely words ({name}), earns {rule:.2f}: more than LPO
+    over any set at any level, at best {lpo:.2f}."""
+    every = [(name, level) for name in SETS for level in LEVELS]
+    apart(data, [("repeats", RULE, of) for of in every])
+    return dict(name=data.best("repeats", RULE)[0], rule=data.estimate("repeats", RULE).mean,
+                lpo=max(data.estimate("repeats", of).mean for of in every))
+
+
+@claim
+def one_choice(data):
+    """On lines one choice per response is not significantly better than the best fixed temperature,
+    whatever the set and the state that is read."""
+    for name in SETS:
+        for level in ("sequence", "mean"):
+            gain = data.estimate("lines", (name, level), FIXED)
+            assert gain.mean < 0 or gain.p >= 0.05, (name, level)
+
+
+@claim
+def mean_state(data):
+    """On the mix the mean state of the prompt serves worse than its last state over temperatures,
+    {mean:.2f} and {sequence:.2f}."""
+    last, mean = ("temperatures", "sequence"), ("temperatures", "mean")
+    apart(data, [("mix", last, mean)])
+    return {of[1]: data.estimate("mix", of).mean for of in (last, mean)}
+
+
+@claim
+def colder_starts(data):
+    """In each decoder over temperatures the first words of a line are colder than the rest: on
+    average {start:.2f} and {rest:.2f}."""
+    taus = np.array([float(tau) for tau in data.about["sets"]["temperatures"]])
+    means = []
+    for cell in data.about["cells"]:
+        if cell["cell"][:3] == ["lines", "temperatures", "token"]:
+            counts = np.zeros((2, len(taus)))
+            for role, k, n in cell["used"]:
+                counts[int(role == "lines, rest"), k] += n
+            means.append(counts @ taus / counts.sum(1))
+    assert all(start < rest for start, rest in means)
+    return dict(zip(("start", "rest"), np.mean(means, 0)))
+
+
+def page(data):
+    """The page with its table filled."""
+    return TABLE.sub(lambda _: table(data) + "\n", PAGE.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    with files.program():
+        measured = Data()
+        files.write(PAGE, page(measured))
+        plot(measured.about, HERE / "figures", FIGURES)
+        wrong = faults(section_of(page(measured), SECTION), measured, CLAIMS)
+        require(not wrong, f"{len(wrong)} sentences:\n" + "\n".join(wrong))
