@@ -96,8 +96,8 @@ TAU, SETTINGS, MEMORY = [(name, "token") for name in SETS]
 
 @claim
 def lines(data):
-    """On lines LPO over choices with a memory earns {memory:.2f} at the token level, and over
-    settings without one {settings:.2f}: more than the best rule, {name} sampling with
+    """On lines, at the token level, LPO earns {memory:.2f} over choices with a memory and
+    {settings:.2f} over settings without one: more than the best rule, {name} sampling with
     {rule:.2f}."""
     assert data.estimate("lines", REMEMBERS).mean < data.estimate("lines", RULE).mean
     apart(data, [("lines", of, RULE) for of in (MEMORY, SETTINGS)])
@@ -108,7 +108,7 @@ def lines(data):
 
 @claim
 def lines_temperatures(data):
-    """Over temperatures alone it earns more than every fixed one there, and is not significantly
+    """Over temperatures it earns more there than every fixed temperature, and is not significantly
     different from that rule."""
     apart(data, [("lines", TAU, FIXED)])
     apart(data, [("lines", TAU, RULE)], significant=False)
@@ -139,7 +139,7 @@ def repeats(data):
 @claim
 def one_choice(data):
     """On lines one choice per response is not significantly better than the best fixed temperature,
-    whatever the set and the state that is read."""
+    with any set and either state."""
     for name in SETS:
         for level in ("sequence", "mean"):
             gain = data.estimate("lines", (name, level), FIXED)
@@ -148,8 +148,8 @@ def one_choice(data):
 
 @claim
 def mean_state(data):
-    """On the mix the mean state of the prompt serves worse than its last state over temperatures,
-    {mean:.2f} and {sequence:.2f}."""
+    """On the mix LPO over temperatures earns {mean:.2f} if it reads the prompt's mean state, less
+    than with its last state, {sequence:.2f}."""
     last, mean = ("temperatures", "sequence"), ("temperatures", "mean")
     apart(data, [("mix", last, mean)])
     return {of[1]: data.estimate("mix", of).mean for of in (last, mean)}
