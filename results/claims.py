@@ -231,7 +231,8 @@ def where_penalised(data):
 
 @claim
 def penalty_in_place(data):
-    """It applies the penalty where variety pays and nowhere else, which no single rule can."""
+    """In constrained writing it applies this penalty to most other words but not to required ones,
+    which no single rule can."""
     penalty = "frequency=3|min_p=0.05"
     assert chosen(data, MEMORY, "constrained", "rest", penalty) > 50
     assert chosen(data, MEMORY, "constrained", "required", penalty) < 1
@@ -245,8 +246,8 @@ def right(data, method, option=""):
 
 @claim
 def majority(data):
-    """A majority of 8 responses of LPO over temperatures is right in {lpo:.0f} % of the vote's
-    prompts, and no fixed temperature's majority is right more often than greedy decoding,
+    """A majority vote over 8 responses of LPO over temperatures is right in {lpo:.0f} % of the
+    vote's prompts, and no fixed temperature's majority is right more often than greedy decoding,
     {greedy:.0f} %."""
     fixed = [right(data, "fixed temperature", str(tau)) for tau in SETS["temperatures"]]
     assert max(fixed) <= fixed[0] + 1e-9
@@ -255,7 +256,8 @@ def majority(data):
 
 @claim
 def majority_memory(data):
-    """The majority of 8 with this set is right in {right:.0f} % of the vote's prompts."""
+    """With the set `memory` a majority vote over 8 responses is right in {right:.0f} % of the
+    vote's prompts."""
     return dict(right=right(data, MEMORY))
 
 
@@ -282,8 +284,8 @@ def mean_state(data):
 @claim
 def ceilings(data):
     """An oracle over choices with a memory earns {repeats:.3f} on repeats and {constrained:.2f} on
-    constrained writing, where 0 and 1 are the largest rewards, so these experiments no longer
-    tell methods apart."""
+    constrained writing, where the largest possible rewards are 0 and 1, so a better method could
+    gain little there."""
     found = {e: data.estimate(e, "oracle, memory").mean for e in ("repeats", "constrained")}
     assert found["repeats"] > -0.01 and found["constrained"] > 0.9
     return found
@@ -317,7 +319,7 @@ def sampled_gradient(data):
 
 @claim
 def alike_on_mix(data):
-    """On the mix, where one choice serves a whole response, nothing that learns from rewards is
+    """On the mix, where one choice serves a whole response, no method that learns from rewards is
     significantly different from the latent loss."""
     learned = set(OBJECTIVES) - {"AutoDeco's, corpus"}
     apart(data, [("mix", LPO, other) for other in sorted(learned) if data.has("mix", other)],
@@ -342,8 +344,9 @@ def last_word(data):
 
 @claim
 def prompt_words(data):
-    """If it sees the prompt's words too, it takes {repeats:.0f} and {constrained:.0f} % there,
-    still less than LPO, and on the mix {mix:.0f} %, more than LPO's {lpo:.0f}."""
+    """If it also sees words 2 and 3 of the prompt, it takes {repeats:.0f} % on repeats and
+    {constrained:.0f} % on constrained writing, still less than LPO, and on the mix {mix:.0f} %,
+    more than LPO's {lpo:.0f}."""
     other = "sees last word and prompt words"
     apart(data, [(e, LPO, other) for e in TOKEN] + [("mix", other, LPO)])
     found = {e: data.estimate(e, other, share=True).mean for e in ORDER}
@@ -366,7 +369,7 @@ NOISY = ("noise, latent", "flip 0.2")
 
 @claim
 def noise(data):
-    """If in a fifth of the vote's prompts the rewards are ranked in reverse, the latent loss earns
+    """If the rewards are ranked in reverse in a fifth of the vote's prompts, the latent loss earns
     {latent:.2f}, less than the policy gradient of the marginal, {marginal:.2f}, and REINFORCE,
     {reinforce:.2f}."""
     marginal, latent = swept(data, "vote", ("noise, marginal policy gradient", "flip 0.2"), NOISY)
@@ -389,8 +392,8 @@ def noise_and_beta(data):
 
 @claim
 def unfrozen(data):
-    """If the language model learns too, at a rate of 0.0001, LPO earns {trained:.2f} on the mix
-    instead of {frozen:.2f}, more than the oracle over temperatures, {oracle:.2f}."""
+    """If the language model learns too, at a learning rate of 0.0001, LPO earns {trained:.2f} on
+    the mix instead of {frozen:.2f}, more than the oracle over temperatures, {oracle:.2f}."""
     trained, frozen = swept(data, "mix", ("unfrozen, latent", "0.0001"), ("unfrozen, latent", "0"))
     oracle = data.values("mix", "oracle, temperatures").mean()
     assert trained > oracle
@@ -399,8 +402,9 @@ def unfrozen(data):
 
 @claim
 def few_responses(data):
-    """After 192 scored responses LPO over choices with a memory is above a frequency penalty tuned
-    with {tuned:,.0f} on repeats, the mix and constrained writing; on the vote it needs 288."""
+    """On repeats, the mix and constrained writing, LPO over choices with a memory earns more after
+    192 scored responses than a frequency penalty that was tuned with {tuned:,.0f}; on the vote it
+    needs 288."""
     rows = data.numbers[(data.numbers["method"] == "scored, frequency penalty")
                         & (data.numbers["option"] == "48 prompts")
                         & (data.numbers["metric"] == "scored")]
@@ -412,9 +416,9 @@ def few_responses(data):
 
 @claim
 def likelier_modes(data):
-    """With 0.6 instead of 0.3 LPO over temperatures earns less in every experiment; over choices
-    with a memory it loses {constrained:.2f} on constrained writing and nothing significant
-    elsewhere."""
+    """If the mode has probability 0.6 instead of 0.3, LPO over temperatures earns less in every
+    experiment; over choices with a memory it loses {constrained:.2f} on constrained writing and
+    nothing significant elsewhere."""
     loss = {(e, name): estimate(data.values(e, name, part="modes", mode=0.3)
                                 - data.values(e, name, part="modes", mode=0.6), data.strata[e])
             for e in ORDER for name in (LPO, MEMORY)}
