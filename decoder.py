@@ -1,13 +1,13 @@
-"""The AdaptiveDecoder, generation at the temperatures it picks, and what the losses need from it.
+"""The AdaptiveDecoder, generation at the temperatures it picks, and log-probabilities.
 
 A small network turns hidden states into probabilities of K temperatures. `generate` samples a
 temperature, then a token at that temperature, token by token; `response_logps` scores what was
 sampled. The model is any causal module that returns (logits, hidden).
 
-Wherever a temperature is used it may be another *choice*: a function of the logits with a name,
-such as a truncation. One marked `memory = True` also sees how often each token has been written,
+In place of a temperature there may be another *choice*: a function of the logits with a name,
+such as a truncation. A choice with `memory = True` also sees how often each token has been written,
 such as a penalty on repetition (toy/samplers.py). Names with tau mean choices of any kind.
-`choice_logps` applies a choice (fast/ does the same in recorded steps on a GPU).
+`choice_logps` applies a choice (fast/ does the same faster on a GPU).
 
 B responses (R of them unfinished), T response tokens, K choices, V vocabulary size, C hidden width.
 """

@@ -1,7 +1,7 @@
 """Latent Preference Optimization (LPO, arXiv 2411.09661): every loss, from log-probabilities alone.
 
-A decoder samples a temperature tau_t, then the language model samples the token y_t at it. The best
-of several responses to a prompt is `chosen`, the worst `rejected`. The loss of this pair is DPO's,
+A decoder samples a temperature tau_t; at this temperature the language model samples the token y_t.
+The best of several responses to a prompt is `chosen`, the worst `rejected`. The loss is DPO's,
 -log sigmoid(beta * (score(chosen) - score(rejected))); a variant is a score (P_ref is frozen):
 
     separate      sum_t log P(tau_t) [- log P_ref(tau_t)]                              (equation 10)

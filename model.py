@@ -4,8 +4,8 @@
 `model(idx, cache)` takes only the new tokens and keeps the keys and values of the earlier ones.
 There is no dropout.
 
-B texts of T tokens, S tokens with those in the cache, V vocabulary size, C hidden width, H heads of
-width D = C / H.
+B texts of T tokens, S tokens including the cached ones, V vocabulary size, C hidden width, H heads
+of width D = C / H.
 """
 import re
 from dataclasses import dataclass

@@ -8,11 +8,11 @@
     vote         hurry solve for 3 4 9 1 :                 7 working slowly 9 6 1 7 .
 
 The corpus is noisy on purpose. Except in `general`, a noisy word comes from a `slot`: one word, the
-mode, has probability 0.4, and nine others share the rest equally (3 % of all are typos). In some
-slots the mode is right and the others are wrong: a sum, an article, a required word. In others the
-mode is dull and the others are as good: a noun, a verb. The distribution looks the same in both, so
-its shape does not show whether a low or a high temperature is better. Nor does the position, since
-clauses have four to nine words, five to eleven with articles.
+mode, has probability 0.4, and nine others share the rest equally; 3 % of all are typos. In
+some slots the mode is right and the others are wrong: a sum, an article, a required word. In others
+the mode brings no variety and the others are as good: a noun, a verb. The distribution looks the
+same in both, so its shape does not show whether a low or a high temperature is better. Nor does the
+position, since clauses have four to nine words, five to eleven with articles.
 
 A task is mainly four functions (see `Task` below): ask writes a prompt, answer a response of the
 corpus, reward grades any response, and walk names the place of each word in the grammar.

@@ -108,8 +108,8 @@ def lines(data):
 
 @claim
 def lines_temperatures(data):
-    """Over temperatures it earns more there than every fixed temperature, and is not significantly
-    different from that rule."""
+    """There LPO over temperatures earns more than every fixed temperature, and is not significantly
+    different from the best rule."""
     apart(data, [("lines", TAU, FIXED)])
     apart(data, [("lines", TAU, RULE)], significant=False)
 
@@ -157,7 +157,7 @@ def mean_state(data):
 
 @claim
 def colder_starts(data):
-    """In each decoder over temperatures the first words of a line are colder than the rest: on
+    """Each decoder over temperatures is colder at the first words of a line than elsewhere: on
     average {start:.2f} and {rest:.2f}."""
     taus = np.array([float(tau) for tau in data.about["sets"]["temperatures"]])
     means = []
