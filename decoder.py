@@ -1,4 +1,4 @@
-"""The AdaptiveDecoder, generation at the temperatures it picks, and log-probabilities.
+"""The AdaptiveDecoder, generation at the temperatures it picks, and log-probabilities for losses.
 
 A small network turns hidden states into probabilities of K temperatures. `generate` samples a
 temperature, then a token at that temperature, token by token; `response_logps` scores what was
