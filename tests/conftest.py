@@ -17,6 +17,7 @@ import train_toy
 from toy.options import parse
 
 torch.set_num_threads(1)  # the tensors are tiny
+os.environ["OMP_NUM_THREADS"] = "1"  # of programs: several threads take four times as long
 ROOT = Path(__file__).parent.parent
 TINY = ("--experiments mix,vote --device cpu --n-layer 1 --n-head 2 --n-embd 16 "
         "--pretrain-steps 120 --rounds 2 --prompts 15 --responses 6 --steps 2 --test-prompts 6 "
@@ -31,8 +32,7 @@ def config(*arguments):
 def program(*arguments, stdin=None, **environment):
     """python arguments...  -> exit status, stdout, stderr without lines of progress"""
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True,
-                          encoding="utf-8", stdin=stdin,
-                          env=os.environ | dict(OMP_NUM_THREADS="1") | environment)
+                          encoding="utf-8", stdin=stdin, env=os.environ | environment)
     return done.returncode, done.stdout, re.sub(r".* left  .*\n", "", done.stderr)
 
 

@@ -414,7 +414,7 @@ def started(*arguments, limit=None):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return subprocess.Popen([sys.executable, "train_toy.py", *TINY, *map(str, arguments)], cwd=ROOT,
                             text=True, preexec_fn=prepare, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env=os.environ | dict(OMP_NUM_THREADS="1"))
+                            stderr=subprocess.PIPE)
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path):
