@@ -3,6 +3,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from toy.options import parse
 
 torch.set_num_threads(1)  # the tensors are tiny
 os.environ["OMP_NUM_THREADS"] = "1"  # of programs: several threads take four times as long
+signal.signal(signal.SIGINT, signal.default_int_handler)  # of programs: `pytest &` ignores it
 ROOT = Path(__file__).parent.parent
 TINY = ("--experiments mix,vote --device cpu --n-layer 1 --n-head 2 --n-embd 16 "
         "--pretrain-steps 120 --rounds 2 --prompts 15 --responses 6 --steps 2 --test-prompts 6 "

@@ -408,10 +408,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
 
 def started(*arguments, limit=None):
     """The main job as a process of its own. limit: bytes per file, as on a disk that is full."""
-    def prepare():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell may have ignored it for us
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    prepare = limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     return subprocess.Popen([sys.executable, "train_toy.py", *TINY, *map(str, arguments)], cwd=ROOT,
                             text=True, preexec_fn=prepare, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE)
