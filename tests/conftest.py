@@ -1,4 +1,5 @@
 """What several files use: one finished run of the main job, and programs that run apart."""
+import io
 import os
 import re
 import runpy
@@ -46,6 +47,31 @@ def as_program(monkeypatch, module, *arguments):
         runpy.run_module(module, run_name="__main__")
     except SystemExit as end:
         return end.code
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Parrot(torch.nn.Module):
+    """A language model that has learned one response, not quite for sure."""
+
+    def __init__(self, response):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.table = torch.full((len(response), tasks.VOCAB_SIZE), -4.0)
+        for t, token in enumerate(response):
+            self.table[t, token] = 2.5
+
+    def forward(self, idx):
+        at = torch.arange(idx.shape[1]) - tasks.PROMPT_LENGTH + 1
+        at = at.clamp(0, len(self.table) - 1)
+        return self.table[at].expand(len(idx), -1, -1), torch.ones(*idx.shape, 8)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fast.generate
+from conftest import seeded
 from decoder import (AdaptiveDecoder, aligned, choice_logps, counts_of, generate, response_logps,
                      sample, temperature_logps)
 from lpo import SCORES, ResponseLogps, lpo_loss
 from test_lpo import END, PROMPTS, WITH_MEMORY, rough_decoder, rough_model
 from toy.samplers import frequency, min_p, top_p
-
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def assert_same(ours, theirs):

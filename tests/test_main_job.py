@@ -24,7 +24,7 @@ import torch
 
 import tasks
 import train_toy
-from conftest import ROOT, TINY, config
+from conftest import ROOT, TINY, Terminal, config
 from toy import evaluate, figures, files, options
 from toy.options import parse
 from train_toy import QUICK, Config, checked
@@ -469,11 +469,6 @@ def test_a_path_that_the_console_cannot_write_ends_nothing(finished, tmp_path):
     done = subprocess.run([sys.executable, "-m", "toy.figures", folder / "results.json"], cwd=ROOT,
                           capture_output=True, env=os.environ | dict(PYTHONIOENCODING="cp1252"))
     assert done.returncode == 0 and done.stdout.count(rb"\u0159e") == 5 and not done.stderr
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_progress_by_hand(monkeypatch):
