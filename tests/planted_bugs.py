@@ -133,6 +133,8 @@ GENERATION = "tests/test_decoder.py", "decoder.py", [
      "test_the_sequence_level"),
     ("cache and tokens drop different rows", "reader.keep(active)", "reader.keep(active.flip(0))",
      "test_a_row_is"),
+    ("rows dropped, a schedule's stay", "k = k[rows]", "k = k[:len(rows)]", "test_a_table"),
+    ("cut if no padding", "~is_end.any(1), tau_idx", "mask.all(1), tau_idx", "test_ids_that_end"),
     ("a schedule one column off", "row[tokens.shape[1]]", "row[tokens.shape[1] - 1]",
      "test_a_table"),
     ("eos 0 is no eos", "[] if eos is None else eos", "eos or []", "test_ids_that_end"),
@@ -199,6 +201,7 @@ FAST = "tests/test_fast.py", "fast/generate.py", [
      "test_what_is_not_random"),
     ("first token from the padding (transformers#3095)", "newest = self.prompt_of, self.pos",
      "newest = self.prompt_of, longest - 1", "test_what_is_not_random"),
+    ("NaN in one row is none", "isfinite().all()", "isfinite().any()", "test_logits_that_fail"),
     ("fast counts of the prompt", "self.counts = torch.zeros(", "self.counts = decoding.counts_of("
      "self.distinct[self.prompt_of], self.model.config.vocab_size)\n            torch.zeros(",
      "test_texts"),
@@ -292,7 +295,11 @@ TASKS = "tests/test_tasks.py", "tasks.py", [
     ("a tied vote goes to the first", "[answer for answer, n in counts.items() if n == max(counts."
      "values())]", "[answer for answer, _ in counts.most_common(1)]", "test_parts")]
 
+CHECKER = "tests/test_tasks.py", "toy/check_task.py", [
+    ("no room for the end of text", "0 < len(words) < task.length",
+     "0 < len(words) <= task.length", "test_the_checker_says")]
+
 BUGS = [(name, file, right, wrong, caught if " " in caught else f"{test} {caught}")
         for test, file, bugs in (LPO, SCORING, GENERATION, MODEL, FAST, CACHE, TRAINING, TOY,
-                                 EVALUATION, SAMPLERS, TASKS)
+                                 EVALUATION, SAMPLERS, TASKS, CHECKER)
         for name, right, wrong, caught in bugs]

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import config
+from conftest import config, seeded
 from decoder import AdaptiveDecoder, aligned, choice_logps, generate, response_logps
 from fast import generate as fast
 from fast.compiled import attend, triton
 from model import GPT, GPTConfig
-from test_decoder import Failing, assert_same, seeded
+from test_decoder import Failing, assert_same
 from test_lpo import END, PROMPTS, WITH_MEMORY, chi_square_p, rough_decoder, rough_model
 from toy import models
 from toy.samplers import min_p

@@ -8,16 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fast.generate
+from conftest import seeded
 from decoder import (AdaptiveDecoder, aligned, choice_logps, counts_of, generate, response_logps,
                      sample, temperature_logps)
 from lpo import SCORES, ResponseLogps, lpo_loss
 from test_lpo import END, PROMPTS, WITH_MEMORY, rough_decoder, rough_model
 from toy.samplers import frequency, min_p, top_p
-
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def assert_same(ours, theirs):
@@ -157,7 +153,7 @@ def test_a_row_is_what_it_is_alone(kind, choices, level):
 
 def test_a_table_of_temperatures_is_applied_cell_by_cell():
     """With unequal prompts: at 0 the next number, at 1e9 any (odds 1/50 per cell). Bugs: a table
-    that is one column off; the row of a neighbour."""
+    that is one column off; the row of a neighbour, or of one that has ended and is dropped."""
     prompts, hot = [[3], [7, 8, 9, 10], [1, 20]], 1e9
     table = torch.tensor([[0, hot, 0, 0], [hot, 0, 0, hot], [0, 0, hot, 0]])
     follows = torch.zeros(3, 4)
@@ -166,6 +162,9 @@ def test_a_table_of_temperatures_is_applied_cell_by_cell():
         before = torch.cat([torch.tensor([[3], [10], [20]]), tokens[:, :-1]], 1)
         follows += tokens == (before + 1) % 50
     assert (follows[table == 0] == 20).all() and (follows[table > 0] <= 5).all()
+    table = torch.tensor([[0, hot, hot, hot], [0, 0, 0, 0]])
+    tokens = generate(Counting(), [[48], [30]], 4, temperature=table, eos=49).tokens
+    assert tokens.tolist() == [[49, 0, 0, 0], [31, 32, 33, 34]]
 
 
 def test_the_sequence_level_keeps_its_choice_to_the_end():
@@ -182,11 +181,13 @@ def test_the_sequence_level_keeps_its_choice_to_the_end():
 
 
 def test_ids_that_end_a_response():
-    """0, NumPy integers, several, none. Bug: `if eos`, which takes 0 for none."""
+    """0, NumPy integers, several, none. Bugs: `if eos`, which takes 0 for none; a response that
+    ends in the last column taken for one that is cut."""
     prompts = [[47], [30]]
     zero = generate(Counting(), prompts, 5, temperature=0, eos=0)
     assert zero.tokens.tolist() == [[48, 49, 0, 0, 0], [31, 32, 33, 34, 35]]
     assert zero.mask.sum(1).tolist() == [3, 5] and zero.cut.tolist() == [False, True]
+    assert generate(Counting(), prompts, 3, temperature=0, eos=0).cut.tolist() == [False, True]
     for ends in ([49, 33], (np.int64(49), 33), np.array([33, 49])):
         several = generate(Counting(), prompts, 5, temperature=0, eos=ends)
         assert several.tokens[several.mask].tolist() == [48, 49, 31, 32, 33]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import Parrot, seeded
 from decoder import AdaptiveDecoder, Rollout, generate
 from tasks import EOS, TASKS, VOCAB_SIZE, decode, encode, split_of
 from toy import evaluate
@@ -17,10 +18,6 @@ VOTE = "please solve for 3 4 9 1 :"     # 7 is right
 HURRIED = "hurry solve for 1 2 3 4 :"   # 0 is right
 STORY = "please tell how fox finds the moon :"
 START, END = (f"please {side} each line with rare birds :" for side in ("start", "end"))
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def rolled(lengths, tau_idx=None, cut=None, T=7):
@@ -35,21 +32,6 @@ def shown(rows, *columns):
     """Some columns of the rows as tuples, the value rounded."""
     return [tuple(round(row[c], 9) if c == "value" else row.get(c) for c in columns)
             for row in rows]
-
-
-class Parrot(torch.nn.Module):
-    """A language model that has learned one response, not quite for sure."""
-
-    def __init__(self, response):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.table = torch.full((len(response), VOCAB_SIZE), -4.0)
-        for t, token in enumerate(response):
-            self.table[t, token] = 2.5
-
-    def forward(self, idx):
-        at = (torch.arange(idx.shape[1]) - 8 + 1).clamp(0, len(self.table) - 1)
-        return self.table[at].expand(len(idx), -1, -1), torch.zeros(*idx.shape, 4)
 
 
 # --- statistics -----------------------------------------------------------------------------------

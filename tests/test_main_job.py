@@ -24,7 +24,7 @@ import torch
 
 import tasks
 import train_toy
-from conftest import ROOT, TINY, config
+from conftest import ROOT, TINY, Terminal, config
 from toy import evaluate, figures, files, options
 from toy.options import parse
 from train_toy import QUICK, Config, checked
@@ -408,13 +408,10 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
 
 def started(*arguments, limit=None):
     """The main job as a process of its own. limit: bytes per file, as on a disk that is full."""
-    def prepare():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell may have ignored it for us
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    prepare = limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     return subprocess.Popen([sys.executable, "train_toy.py", *TINY, *map(str, arguments)], cwd=ROOT,
                             text=True, preexec_fn=prepare, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env=os.environ | dict(OMP_NUM_THREADS="1"))
+                            stderr=subprocess.PIPE)
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path):
@@ -472,11 +469,6 @@ def test_a_path_that_the_console_cannot_write_ends_nothing(finished, tmp_path):
     done = subprocess.run([sys.executable, "-m", "toy.figures", folder / "results.json"], cwd=ROOT,
                           capture_output=True, env=os.environ | dict(PYTHONIOENCODING="cp1252"))
     assert done.returncode == 0 and done.stdout.count(rb"\u0159e") == 5 and not done.stderr
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_progress_by_hand(monkeypatch):

@@ -140,11 +140,12 @@ def gpt2(**changes):
     return theirs
 
 
-@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-4), (torch.float64, 1e-10)])
-def test_logits_are_those_of_transformers(dtype, atol, tmp_path):
+@pytest.mark.parametrize("dtype, atol, n_inner", [(torch.float32, 1e-4, None),
+                                                  (torch.float64, 1e-10, 4 * 12)])
+def test_logits_are_those_of_transformers(dtype, atol, n_inner, tmp_path):
     """Bugs: another GELU, a square weight not transposed, a hidden state before the norm, a bias
-    that is read too late, hidden while biases are zero."""
-    theirs = gpt2().to(dtype)
+    that is read too late, hidden while biases are zero; the usual width refused if it is named."""
+    theirs = gpt2(n_inner=n_inner).to(dtype)
     idx = torch.randint(13, (4, 16))
     expected = theirs(idx, output_hidden_states=True)
     ours = GPT(GPTConfig(13, 16, 2, 3, 12)).to(dtype).load_hf_state_dict(theirs.state_dict())

@@ -17,7 +17,7 @@ pytest.importorskip("transformers", minversion="5.17")
 pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
 from test_real import rough, transformers  # noqa: E402
-from tokenizers import Tokenizer, decoders, pre_tokenizers  # noqa: E402
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors  # noqa: E402
 from tokenizers import models as kinds  # noqa: E402
 
 from decoder import AdaptiveDecoder, Rollout  # noqa: E402
@@ -32,12 +32,18 @@ WORDS = ("[UNK] <eos> A a the sea is wide Write The of What Nobody about that in
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
-def saved(folder, seed=0):
-    """A tiny GPT-2 and its tokenizer as a folder."""
+def words_tokenizer(template=TEMPLATE, add=None):
     inner = Tokenizer(kinds.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>",
-                                                     chat_template=TEMPLATE)
+    if add:
+        inner.post_processor = add
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>",
+                                                chat_template=template)
+
+
+def saved(folder, seed=0):
+    """A tiny GPT-2 and its tokenizer as a folder."""
+    tokenizer = words_tokenizer()
     torch.manual_seed(seed)
     lm = rough(transformers.GPT2LMHeadModel(transformers.GPT2Config(
         vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=160, eos_token_id=1,
@@ -190,6 +196,35 @@ def test_text_of_tokens_that_lose_their_space():
     tokens = train.uses(tokenizer, ("lines", ("sea", "The sea is", "", "")), rollout)
     assert "".join(text for _, text, _ in tokens) == "The sea is wide\n"
     assert [role.split(", ")[1] for role, *_ in tokens][:4] == ["start"] * 3 + ["rest"]
+
+
+def test_a_prompt_has_one_token_for_its_beginning():
+    """A chat template writes it, else the tokenizer adds it. Bug: two of them, or none."""
+    tokenizer = words_tokenizer("<eos> " + TEMPLATE, processors.TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", 1)]))
+    for item in (("opposite", ("wide", "narrow")), ("repeats", ("The sea", "wide", " is "))):
+        ids = tasks.token_ids(item, tokenizer)
+        assert ids[0] == 1 and ids.count(1) == 1 and len(ids) > 3
+
+
+SEA = ("the sea", "The sea", "", "")
+
+
+@pytest.mark.parametrize("name, asked, text, good", (
+    ("lines", SEA, "The sea is wide", 1 / 6 * 4 / 36),
+    ("lines", SEA, "The sea is wide\nA sea\n\n\n\n\nThe sea", 1 / 6 * 5 / 36),
+    ("lines", SEA, "\n".join("The sea " + word * 3 for word in "abcdefg"), 8 / 36),
+    ("capital", ("France", "Paris"), "It's PARIS.", 1), ("capital", ("Peru", "Lima"), "Limas", 0),
+    ("list", ("birds",), "1. Robin\n2) robin\n\n* the wren" + "\n" * 7 + "crow", 2 / 10),
+    ("story", ("owls",), "Uh, uh owl's owl caf\u00e9 cafe", 4 / 75),
+    ("repeats", SEA, "a b c d A b c", -1 / 5), ("repeats", SEA, "a b", -1)))
+def test_rewards_by_hand(name, asked, text, good):
+    """Bugs: lines that were not written do not count, one more than asked does; a word inside a
+    word; numbers and accents that make a difference."""
+    unlikely, price = (1e-3, 5) if name == "repeats" else (1e-4, 3)
+    for slips, probabilities in ((0, [unlikely] * 3), (1 / 4, [0.9, unlikely / 2, 1.0, 0.5])):
+        found = tasks.reward((name, asked), text, probabilities)
+        assert found == pytest.approx(good - price * slips)
 
 
 @pytest.mark.parametrize("arguments, sentence", (

@@ -141,8 +141,9 @@ def data(tmp_path_factory):
             for (method, option), values in rewards.items()
             for b in range(2) for p in range(2) for seed in range(2)]
     pd.DataFrame(rows).to_csv(folder / "study.csv.gz", index=False)
-    pd.DataFrame([rows[0] | dict(metric="x", value=1)]).to_csv(
-        folder / "study_numbers.csv.gz", index=False)
+    numbers = [rows[0] | dict(metric="x", value=value, base_seed=value // 4, subtask=subtask)
+               for value, subtask in ((1, ""), (3, ""), (5, ""), (7, ""), (99, "vote"))]
+    pd.DataFrame(numbers).to_csv(folder / "study_numbers.csv.gz", index=False)
     (folder / "study.json").write_text(json.dumps({}), encoding="utf-8")
     return Data(folder)
 
@@ -154,6 +155,13 @@ def test_decoders_are_averaged_and_the_baseline_is_each_base_models_best(data):
     assert data.best_rule("vote", WITH) == "DRY" and data.values("vote", WITH).mean() == 2
     with pytest.raises(KeyError):
         data.values("vote", "unknown")
+
+
+def test_a_number_of_base_models_whose_decoders_are_averaged(data):
+    """1 and 3 on one, 5 and 7 on the other: means 2 and 6, variance 8 / 2. Bugs: each decoder taken
+    for a base model, a subtask's number among those of the whole."""
+    found = data.number("vote", "fixed temperature", "x", option="0")
+    assert (found.mean, found.error, found.freedom) == (4, pytest.approx(2), 1)
 
 
 def test_differences_are_paired_and_shares_are_of_the_headroom(data):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import decoder
-from conftest import as_program
+from conftest import Terminal, as_program
 from tasks import EOS, EXPERIMENTS, TASKS, WORDS, decode, encode, split_of
 from toy import evaluate, figures, files, say
 from toy.models import new_model
@@ -145,11 +145,6 @@ def test_a_run_that_is_missing_or_changed_is_named(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="has changed since this run; run train_toy.py again"):
         say.main([STORY, "--level", "sequence", "--out", str(run)])
     assert as_program(monkeypatch, "toy.say", STORY, "--level", "word") == 2
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def on_terminal(monkeypatch, *arguments):

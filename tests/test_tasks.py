@@ -300,6 +300,7 @@ def test_every_reward_takes_any_text(words, name):
     (dict(answer=lambda prompt, rng: "fox\n."), "one space"),
     (dict(answer=lambda prompt, rng: "  "), "has 0 words"),
     (dict(length=12), "give one or more, and a length above"),
+    (dict(length=3, answer=lambda prompt, rng: "fox finds moon"), "3 words; .* a length above"),
     (dict(length=1), "length 1; give at least"),
     (dict(share=0), "share is 0"), (dict(reward=lambda prompt, text: None), "reward is None"),
     (dict(reward=lambda prompt, text: math.nan), "reward is nan"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train_toy
-from conftest import config
+from conftest import Parrot, config
 from decoder import AdaptiveDecoder, Rollout
 from lpo import ResponseLogps
 from model import GPT, GPTConfig
@@ -383,21 +383,6 @@ def test_top_k_pairs_read_the_two_criteria(monkeypatch):
     assert found == [([3], [0]), ([0], [3]), ([1], [2])]
 
 
-class Knowing(torch.nn.Module):
-    """A language model that knows the four words of a story, not quite for sure."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.table = torch.full((5, VOCAB_SIZE), -4.0)
-        for t, token in enumerate([*encode("fox finds moon ."), EOS]):
-            self.table[t, token] = 2.5
-
-    def forward(self, idx):
-        at = (torch.arange(idx.shape[1]) - PROMPT_LENGTH + 1).clamp(0, 4)
-        return self.table[at].expand(len(idx), -1, -1), torch.ones(*idx.shape, 8)
-
-
 @pytest.mark.parametrize("variant, level", [
     ("latent", "token"), ("separate", "token"), ("joint", "sequence"),
     ("latent_exact", "sequence")])
@@ -407,7 +392,8 @@ def test_training_finds_the_temperature_that_earns_more(variant, level, monkeypa
     monkeypatch.setitem(train_toy.EXPERIMENTS, "vote", ["story"])
     cfg = config("--experiments", "vote", "--n-embd", 8, "--choices", "0,2", "--steps", 10,
                  "--rounds", 3, "--lr", 0.02)
-    trained = train_toy.train(cfg, Knowing(), "vote", level, variant)
+    model = Parrot(encode("fox finds moon .") + [EOS])
+    trained = train_toy.train(cfg, model, "vote", level, variant)
     decoder = AdaptiveDecoder(8, (0.0, 2.0), level)
     decoder.load_state_dict(trained["decoders"][-1])
     assert decoder(torch.ones(8)).exp()[0] > 0.9
