@@ -48,8 +48,9 @@ def pretrain(cfg):
     generator, rng = randomness("cpu", "pretrain", cfg.seed)
     model = new_model(cfg.n_layer, cfg.n_head, cfg.n_embd).to(cfg.device)
     lr = torch.zeros((), dtype=torch.float32, device=cfg.device)
+    fused = cfg.device == "cuda" or torch.__version__ >= "2.4"  # older ones cannot on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.1,
-                                  fused=True, capturable=cfg.device == "cuda")
+                                  fused=fused, capturable=cfg.device == "cuda")
 
     def update(*parts):
         """One step on the responses in all parts.  -> loss, nats per token"""
