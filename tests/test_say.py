@@ -1,5 +1,6 @@
 """toy/say.py as a user meets it, on the finished run, whose weights are loaded here by hand."""
 import io
+import json
 import re
 import shlex
 
@@ -129,6 +130,15 @@ def test_unknown_words_print_the_vocabulary():
 def test_what_cannot_be_said_is_refused_in_a_sentence(finished, arguments, words):
     with pytest.raises(ValueError, match=words):
         say.main([*arguments, "--out", str(finished)])
+
+
+@pytest.mark.parametrize("levels, used", [(["sequence"], "sequence"),
+                                          (["sequence", "token"], "token")])
+def test_the_level_is_token_if_the_run_has_it(levels, used, run, capsys):
+    results = figures.load(run / "results.json")
+    results["config"]["levels"] = levels
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    assert f"mix decoder, {used} level" in said(capsys, STORY, "--out", run)
 
 
 def test_a_run_that_is_missing_or_changed_is_named(run, tmp_path, monkeypatch):
