@@ -231,8 +231,8 @@ def where_penalised(data):
 
 @claim
 def penalty_in_place(data):
-    """In constrained writing it applies this penalty to most other words but not to required ones,
-    which no single rule can."""
+    """In constrained writing it applies this penalty to most other words but not required ones,
+    which no single rule can do."""
     penalty = "frequency=3|min_p=0.05"
     assert chosen(data, MEMORY, "constrained", "rest", penalty) > 50
     assert chosen(data, MEMORY, "constrained", "required", penalty) < 1
