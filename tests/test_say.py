@@ -1,15 +1,18 @@
 """toy/say.py as a user meets it, on the finished run, whose weights are loaded here by hand."""
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 import decoder
-from conftest import Terminal, as_program
+from conftest import ROOT, Terminal, as_program
 from tasks import EOS, EXPERIMENTS, TASKS, WORDS, decode, encode, split_of
 from toy import evaluate, figures, files, say
 from toy.models import new_model
@@ -213,3 +216,13 @@ def test_the_main_job_ends_with_a_command_that_works(finished, capsys):
     assert len(responses(said(capsys, prompt, *rest))) == 3
     results["config"]["out"] = "out"
     assert "--out" not in re.search(r"Next: .*", evaluate.summary(results))[0]
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """`| head`, which closes the pipe; what is printed is written at the end."""
+    code = "from toy.files import program\nwith program():\n    print(1)"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write,
+                          stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"")

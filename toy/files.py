@@ -31,6 +31,10 @@ def program():
             stream.reconfigure(errors="backslashreplace")  # a path that the console cannot write
     try:
         yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # head or a pager has read enough
+        os._exit(1)  # without another try to write what is left
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

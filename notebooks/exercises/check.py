@@ -12,7 +12,6 @@ is right, 1 something is wrong, 2 nothing is wrong but something is not written 
 """
 import argparse
 import json
-import os
 import sys
 import textwrap
 from collections import Counter
@@ -148,10 +147,5 @@ def main(argv=None):
 
 if __name__ == "__main__":
     with program():
-        try:
-            status = main()
-            sys.stdout.flush()
-        except BrokenPipeError:  # whoever read the lines has gone: there is no verdict
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            status = 1
-        sys.exit(status)
+        status = main()
+    sys.exit(status)
