@@ -89,12 +89,19 @@ def faults(text, data, claims=CLAIMS):
 # --- the claims: "more" means that an interval, adjusted by Holm's method, excludes 0 -------------
 
 
+def apart(data, pairs, significant=True):
+    """The gains of (experiment, method, minus); AssertionError unless each is significant, or none
+    is."""
+    gains = [data.estimate(*pair) for pair in pairs]
+    for pair, gain, p in zip(pairs, gains, holm([gain.p for gain in gains])):
+        assert (p < 0.05) == significant and (gain.mean > 0 or not significant), (pair, gain, p)
+    return gains
+
+
 def more(data, method, minus, experiments=ORDER):
     """The gain on each of these experiments; AssertionError unless each is significant."""
-    found = data.differences({e: (e, method, minus) for e in experiments})
-    for e, (gain, p) in found.items():
-        assert gain.mean > 0 and p < 0.05, f"{e}: {gain:.3f}, p {p:.2g}"
-    return {e: gain.mean for e, (gain, _) in found.items()}
+    gains = apart(data, [(e, method, minus) for e in experiments])
+    return {e: gain.mean for e, gain in zip(experiments, gains)}
 
 
 @claim
@@ -155,13 +162,6 @@ def recipe(data):
              for who, ending in (("LPO", ""), ("oracle", "_oracle"))}
     assert all(found[name].high < found[name + "_oracle"].low for name in ("cuts", "each"))
     return {name: x.mean for name, x in found.items()}
-
-
-def apart(data, pairs, significant=True):
-    """AssertionError unless of each (experiment, method, minus) the gain is significant, or none
-    is."""
-    for pair, (gain, p) in data.differences({pair: pair for pair in pairs}).items():
-        assert (p < 0.05) == significant and (gain.mean > 0 or not significant), (pair, gain, p)
 
 
 def shares(data, method, least):
@@ -291,7 +291,7 @@ def ceilings(data):
     return found
 
 
-TOKEN = ("repeats", "constrained", "vote")
+TOKEN = [e for e in ORDER if LEVEL[e] == "token"]
 
 
 @claim
@@ -360,12 +360,11 @@ def prompt_words(data):
     return found | dict(lpo=data.estimate("mix", LPO, share=True).mean)
 
 
-def swept(data, experiment, one, other):
+def swept(data, experiment, one, other, level=None):
     """Means of two (method, option) of the sweeps; AssertionError unless the first is above."""
     pair = []
     for name, option in (one, other):
         part = "betas" if "beta" in option else "sweeps"
-        level = "token" if name.startswith("unfrozen") else None
         pair.append(data.values(experiment, name, option=option, part=part, level=level))
     assert estimate(pair[0] - pair[1], data.strata[experiment]).low > 0, (experiment, one, other)
     return pair[0].mean(), pair[1].mean()
@@ -401,7 +400,8 @@ def noise_and_beta(data):
 def unfrozen(data):
     """If the language model learns too, at a learning rate of 0.0001, LPO earns {trained:.2f} on
     the mix instead of {frozen:.2f}, more than the oracle over temperatures, {oracle:.2f}."""
-    trained, frozen = swept(data, "mix", ("unfrozen, latent", "0.0001"), ("unfrozen, latent", "0"))
+    trained, frozen = swept(data, "mix", ("unfrozen, latent", "0.0001"), ("unfrozen, latent", "0"),
+                            "token")
     oracle = data.values("mix", "oracle, temperatures").mean()
     assert trained > oracle
     return dict(trained=trained, frozen=frozen, oracle=oracle)

@@ -7,7 +7,6 @@ base models.
 """
 import gzip
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ from lpo import require
 from real.figures import FIGURES
 from real.tasks import EXPERIMENTS
 from real.train import LEVELS, RULES, SETS
-from results.claims import faults, section_of
-from results.intervals import estimate, holm
-from results.tables import markdown
+from results.claims import apart, faults, section_of
+from results.intervals import estimate
+from results.tables import MARK, markdown
 from toy import files
 from toy.figures import plot
 
@@ -28,8 +27,6 @@ WITH = ("frequency", "presence", "repetition", "no-repeat")
 BEST = {  # the rule of the highest mean on test prompts, which favours it
     "best fixed temperature": ("fixed",), "best rule with memory": WITH,
     "best rule without memory": [name for name in RULES if name not in ("fixed", *WITH)]}
-TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end -->)", re.S)
-CLAIMS = {}
 
 
 class Data:
@@ -55,14 +52,16 @@ class Data:
         values = self.values(experiment, of)
         if minus:
             other = self.values(experiment, minus)
-            D = max(map(len, (values, other))) if minus in BEST else min(len(values), len(other))
-            values = values[:D] - (other[:1] if minus in BEST else other[:D])
+            D = min(len(values), len(other))
+            values = values - other if D == 1 else values[:D] - other[:D]
+        if len(values) == 1:  # a rule has no error but that of the prompts
+            values = values.repeat(2, 0)
         return estimate(values, np.arange(values.shape[1]) % len(EXPERIMENTS[experiment]))
 
     def values(self, experiment, of):
-        """-> (D,P): D decoders; a rule twice, so that its only error is that of the prompts"""
+        """-> (D,P): D decoders; 1 for a rule"""
         if of in BEST:
-            return np.array([self.best(experiment, of)[1]] * 2)
+            return self.best(experiment, of)[1][None]
         found = self.rewards[(experiment, *of)]
         return np.array([found[seed] for seed in sorted(found)])
 
@@ -77,24 +76,10 @@ def table(data):
         for e in EXPERIMENTS} for title, of in rows.items()])
 
 
-def apart(data, pairs, significant=True):
-    """AssertionError unless of each (experiment, one, minus) the gain is significant, by Holm's
-    method; or none is."""
-    gains = [data.estimate(*pair) for pair in pairs]
-    for pair, gain, p in zip(pairs, gains, holm([gain.p for gain in gains])):
-        assert (p < 0.05) == significant and (gain.mean > 0 or not significant), (pair, gain, p)
-
-
-def claim(function):
-    CLAIMS[function.__name__] = function
-    return function
-
-
 RULE, REMEMBERS, FIXED = "best rule without memory", "best rule with memory", list(BEST)[0]
 TAU, SETTINGS, MEMORY = [(name, "token") for name in SETS]
 
 
-@claim
 def lines(data):
     """On lines, at the token level, LPO earns {memory:.2f} over choices with a memory and
     {settings:.2f} over settings without one: more than the best rule, {name} sampling with
@@ -106,7 +91,6 @@ def lines(data):
         name=data.best("lines", RULE)[0])
 
 
-@claim
 def lines_temperatures(data):
     """There LPO over temperatures earns more than every fixed temperature, and is not significantly
     different from the best rule."""
@@ -114,7 +98,6 @@ def lines_temperatures(data):
     apart(data, [("lines", TAU, RULE)], significant=False)
 
 
-@claim
 def mix(data):
     """On the mix the best rule, a {name} penalty, earns {rule:.2f}: more than LPO over
     temperatures, {tau:.2f}, and not significantly different from LPO over choices with a memory,
@@ -126,7 +109,6 @@ def mix(data):
         name=data.best("mix", REMEMBERS)[0])
 
 
-@claim
 def repeats(data):
     """On repeats the best rule, which cuts unlikely words ({name}), earns {rule:.2f}: more than LPO
     over any set at any level, at best {lpo:.2f}."""
@@ -136,7 +118,6 @@ def repeats(data):
                 lpo=max(data.estimate("repeats", of).mean for of in every))
 
 
-@claim
 def one_choice(data):
     """On lines one choice per response is not significantly better than the best fixed temperature,
     with any set and either state."""
@@ -146,7 +127,6 @@ def one_choice(data):
             assert gain.mean < 0 or gain.p >= 0.05, (name, level)
 
 
-@claim
 def mean_state(data):
     """On the mix LPO over temperatures earns {mean:.2f} if it reads the prompt's mean state, less
     than with its last state, {sequence:.2f}."""
@@ -155,7 +135,6 @@ def mean_state(data):
     return {of[1]: data.estimate("mix", of).mean for of in (last, mean)}
 
 
-@claim
 def colder_starts(data):
     """Each decoder over temperatures is colder at the first words of a line than elsewhere: on
     average {start:.2f} and {rest:.2f}."""
@@ -171,9 +150,14 @@ def colder_starts(data):
     return dict(zip(("start", "rest"), np.mean(means, 0)))
 
 
+CLAIMS = {f.__name__: f for f in (lines, lines_temperatures, mix, repeats, one_choice, mean_state,
+                                  colder_starts)}
+
+
 def page(data):
     """The page with its table filled."""
-    return TABLE.sub(lambda _: table(data) + "\n", PAGE.read_text(encoding="utf-8"))
+    return MARK.sub(lambda _: f"<!-- table -->\n{table(data)}\n<!-- end -->",
+                    PAGE.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tokenizers import models as kinds  # noqa: E402
 from decoder import AdaptiveDecoder, Rollout  # noqa: E402
 from real import figures as figures_of_real  # noqa: E402
 from real import hf, models, tasks, train  # noqa: E402
-from results import real_model as tables  # noqa: E402
+from results import real_model  # noqa: E402
 from toy import figures, files, options  # noqa: E402
 from toy.samplers import frequency  # noqa: E402
 
@@ -295,13 +295,13 @@ def test_the_sample_of_the_front_page(folder, monkeypatch):
 
 def test_the_page_says_what_was_measured():
     """A table that is not of the data, a sentence that they contradict, LPO that earns less."""
-    data = tables.Data()
-    text = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.page(data) == text
-    section = tables.section_of(text, tables.SECTION)
-    assert tables.faults(section, data, tables.CLAIMS) == []
+    data = real_model.Data()
+    text = real_model.PAGE.read_text(encoding="utf-8")
+    assert real_model.page(data) == text
+    section = real_model.section_of(text, real_model.SECTION)
+    assert real_model.faults(section, data, real_model.CLAIMS) == []
     for of in data.rewards:
         if of[1:] == ("memory", "token"):
             data.rewards[of] = {seed: x - 0.1 for seed, x in data.rewards[of].items()}
-    wrong = tables.faults(section, data, tables.CLAIMS)
+    wrong = real_model.faults(section, data, real_model.CLAIMS)
     assert [line.split(":")[0] for line in wrong] == ["false", "false"] and "lines" in wrong[0]
