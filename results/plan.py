@@ -34,7 +34,7 @@ class Study:
     bases: int = option(10, "base models")
     few: int = option(3, "base models of sweeps and modes")
     decoders: int = option(3, "decoders of LPO on each base model")
-    rival_decoders: int = option(2, "decoders of rivals; controls have one")
+    rival_decoders: int = option(2, "decoders of rivals and controls")
     tuning_bases: int = option(2, "base models on which recipes are tuned")
     tries: int = option(16, "most tries of a recipe, if the best one keeps moving")
     thin: int = option(1, "take one in n of the rules' settings")
@@ -215,7 +215,7 @@ class Plan:
     def controls(self):
         for name, how in SEARCHES.items():
             if "sees" in how:
-                self.on_bases(name, how, tuned=name)
+                self.on_bases(name, how, tuned=name, seeds=self.study.rival_decoders)
 
     def some(self, *values):
         return values[:1] if self.study.brief else values
