@@ -120,6 +120,43 @@ def repeats(data):
                 lpo=max(data.estimate("repeats", of).mean for of in every))
 
 
+def shares(data, experiment, name):
+    """How often each choice was used at the token level.  -> {role: (decoders, choices)}"""
+    found = {}
+    for cell in data.about["cells"]:
+        if cell["cell"][:3] == [experiment, name, "token"]:
+            counts = {}
+            for role, k, n in cell["used"]:
+                counts.setdefault(role, np.zeros(len(data.about["sets"][name])))[k] += n
+            for role, x in counts.items():
+                found.setdefault(role, []).append(x / x.sum())
+    return {role: np.array(x) for role, x in found.items()}
+
+
+def not_among(data):
+    """There LPO over settings picks `min_p=.05@1.5` for {share:.0f} % of the tokens; the best settings
+    of epsilon and min-p, which cut less, are not among its choices."""
+    sets, at = data.about["sets"], data.about["sets"]["settings"].index("min_p=.05@1.5")
+    for rule in ("epsilon", "min-p"):
+        (best, _), = data.rewards["repeats", rule, ""].items()
+        assert best not in sets["settings"] + sets["memory"], best
+    return dict(share=100 * shares(data, "repeats", "settings")["repeats, all"][:, at].mean())
+
+
+def below_fixed(data):
+    """Over temperatures, token level, it earns less than the best fixed temperature, by
+    {loss:.3f}."""
+    apart(data, [("repeats", FIXED, TAU)])
+    return dict(loss=data.estimate("repeats", FIXED, TAU))
+
+
+def cold_stories(data):
+    """In stories the temperature 0 is the most frequent one, with {story:.0f} % of the tokens."""
+    means = shares(data, "mix", "temperatures")["story, all"].mean(0)
+    assert means.argmax() == 0
+    return dict(story=100 * means[0])
+
+
 def one_choice(data):
     """On lines one choice per response is not significantly better than the best fixed temperature,
     with any set and either state."""
@@ -131,7 +168,7 @@ def one_choice(data):
 
 def mean_state(data):
     """On the mix LPO over temperatures earns {mean:.2f} if it reads the prompt's mean state, less
-    than with its last state, {sequence:.2f}."""
+    than if it reads the last one, {sequence:.2f}."""
     last, mean = ("temperatures", "sequence"), ("temperatures", "mean")
     apart(data, [("mix", last, mean)])
     return {of[1]: data.estimate("mix", of).mean for of in (last, mean)}
@@ -141,19 +178,14 @@ def colder_starts(data):
     """Each decoder over temperatures is colder at the first words of a line than elsewhere: on
     average {start:.2f} and {rest:.2f}."""
     taus = np.array([float(tau) for tau in data.about["sets"]["temperatures"]])
-    means = []
-    for cell in data.about["cells"]:
-        if cell["cell"][:3] == ["lines", "temperatures", "token"]:
-            counts = np.zeros((2, len(taus)))
-            for role, k, n in cell["used"]:
-                counts[int(role == "lines, rest"), k] += n
-            means.append(counts @ taus / counts.sum(1))
-    assert all(start < rest for start, rest in means)
-    return dict(zip(("start", "rest"), np.mean(means, 0)))
+    of = shares(data, "lines", "temperatures")
+    start, rest = of["lines, start"] @ taus, of["lines, rest"] @ taus
+    assert (start < rest).all()
+    return dict(start=start.mean(), rest=rest.mean())
 
 
-CLAIMS = {f.__name__: f for f in (lines, lines_temperatures, mix, repeats, one_choice, mean_state,
-                                  colder_starts)}
+CLAIMS = {f.__name__: f for f in (lines, lines_temperatures, mix, repeats, not_among, below_fixed,
+                                  one_choice, mean_state, colder_starts, cold_stories)}
 
 
 def page(data):
