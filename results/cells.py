@@ -16,7 +16,7 @@ import numpy as np
 
 import tasks
 from decoder import choice_name
-from results.methods import (RULES, Recipe, at_edge, is_cold, kind_of, learn, race, respond_by,
+from results.methods import (FINER, RULES, Recipe, at_edge, is_cold, kind_of, learn, race, respond_by,
                              respond_by_rule)
 from toy import files
 from toy.evaluate import (SEARCHED_VOTES, choice_rows, is_voted, respond, reward_rows, row,
@@ -141,7 +141,7 @@ def kinds(cell, cfg, how, base, prompts, search, gen):
 
 def rule(cell, cfg, how, base, prompts, search, gen):
     """The best setting of a rule, or of several, on validation prompts."""
-    rules = [rule for family in cell["families"] for rule in RULES[family]]
+    rules = [rule for family in cell["families"] for rule in (RULES | FINER)[family]]
     some = np.random.default_rng(0).permutation(len(rules))[::cell["thin"]]
     rules = [rules[i] for i in sorted(some)]
     best, value, n = best_rule(base, rules, search, gen)
