@@ -251,8 +251,8 @@ TOY = "tests/test_main_job.py", "toy/files.py", [
     ("a damaged file is read", "if file.testzip() is not None:", "if False:", "test_a_damaged")]
 
 EVALUATION = "tests/test_evaluate.py", "toy/evaluate.py", [
-    ("padding counted as the coldest choice", "taus = used[here][mask[here]]", "taus = used[here]",
-     "test_round_rows"),
+    ("padding counted as the coldest choice", "taus = used[index][mask[index]]",
+     "taus = used[index]", "test_round_rows"),
     ("ties count nothing", "0.5 * (ours == theirs)", "0.0 * (ours == theirs)", "test_win_rate"),
     ("unsigned rewards by -x", "numbers = np.asarray(values, dtype=np.float64)",
      "numbers = np.asarray(values)", "tests/test_train.py test_pairs_of_any"),

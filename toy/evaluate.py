@@ -41,10 +41,15 @@ class Outcome:
     def rewards(self):
         return self.scores["reward"]
 
+    @property
+    def asked(self):
+        """The (task, prompt) of each of the R responses."""
+        return [item for item in self.prompts for _ in range(self.rewards.shape[1])]
+
     def side(self, indices):
         """B of the R responses, by number, as an update takes them.  -> B prompts, Rollout"""
-        samples = self.rewards.shape[1]
-        return [encode(self.prompts[i // samples][1]) for i in indices], self.rollout[indices]
+        asked = self.asked
+        return [encode(asked[i][1]) for i in indices], self.rollout[indices]
 
 
 def sample_prompts(experiment, split, n, rng):
@@ -150,28 +155,26 @@ def used_choices(outcome, choices):
 
 def places_in(outcome):
     """The place in the grammar of each word of each response; None after the last.  -> (R,T)"""
-    places, samples = np.full(outcome.rollout.mask.shape, None), outcome.rewards.shape[1]
-    for number, row in enumerate(places):
-        name, prompt = outcome.prompts[number // samples]
-        words = outcome.texts[number // samples][number % samples].split()
+    places = np.full(outcome.rollout.mask.shape, None)
+    texts = itertools.chain(*outcome.texts)
+    for row, (name, prompt), text in zip(places, outcome.asked, texts):
+        words = text.split()
         row[:len(words)] = places_of(TASKS[name].walk(prompt), words)[:-1]
     return places
 
 
 def roles_of(outcome):
     """The role of each word of each response; None after the last.  -> (R,T)"""
-    roles, samples = places_in(outcome), outcome.rewards.shape[1]
-    for number, row in enumerate(roles):
-        task = TASKS[outcome.prompts[number // samples][0]]
-        row[:] = [None if place is None else task.role_of(place) for place in row]
+    roles = places_in(outcome)
+    for row, (name, _) in zip(roles, outcome.asked):
+        row[:] = [None if place is None else TASKS[name].role_of(place) for place in row]
     return roles
 
 
 def finite_numbers(name, values):
     """(P,N) as float64; ValueError unless all are finite real numbers, none of them masked."""
     if torch.is_tensor(values):
-        values = values.detach().cpu()
-        values = values if values.is_complex() else values.double()  # numpy has no bfloat16
+        values = values.tolist()  # numpy has no bfloat16
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -215,13 +218,11 @@ def reward_rows(outcome, **columns):
 def choice_rows(outcome, choices, **columns):
     """Which choices were used: shares per subtask and role, and means of temperatures, per place
     too. choices: K labels."""
-    rows, samples = [], outcome.rewards.shape[1]
+    rows = []
     used, places, roles = used_choices(outcome, choices), places_in(outcome), roles_of(outcome)
-    for subtask, index in subtasks(outcome.prompts).items():
-        here = (index[:, None] * samples + np.arange(samples)).ravel()  # numbers of the responses
-        words = list(zip(used[here].flat, places[here].flat, roles[here].flat))
+    for subtask, index in subtasks(outcome.asked).items():
         groups = {}
-        for choice, place, role in words:
+        for choice, place, role in zip(used[index].flat, places[index].flat, roles[index].flat):
             if place is not None:
                 for of in (("role", None), ("role", role), ("place", place)):
                     groups.setdefault(of, []).append(choice)
@@ -261,12 +262,10 @@ def round_rows(outcome, choices, pairs, statistics, **columns):
     """A training round: its reward, number of pairs, losses, and mean temperature per subtask."""
     numbers = dict(round_reward=outcome.rewards.mean(), pairs=pairs) | statistics
     rows = [row(name, value, outcome.rewards.size, **columns) for name, value in numbers.items()]
-    used, samples = used_choices(outcome, choices), outcome.rewards.shape[1]
+    used, mask = used_choices(outcome, choices), outcome.rollout.mask.cpu().numpy()
     if used.dtype == float:
-        mask = outcome.rollout.mask.cpu().numpy()
-        for subtask, index in subtasks(outcome.prompts).items():
-            here = (index[:, None] * samples + np.arange(samples)).ravel()
-            taus = used[here][mask[here]]
+        for subtask, index in subtasks(outcome.asked).items():
+            taus = used[index][mask[index]]
             rows.append(row("round_temperature", taus.mean(), taus.size, subtask=subtask,
                             **columns))
     return rows
