@@ -71,10 +71,9 @@ def text(results):
     choices = results["config"]["choices"]
     shade_of, lines = shades(choices), []  # of lists of (x, word, choice or None, bold)
     for sample in samples:
-        if sample["policy"] == "fixed":
-            lines += [[], [(0, sample["prompt"], None, True)]]
         said = "learned"
         if sample["policy"] == "fixed":
+            lines += [[], [(0, sample["prompt"], None, True)]]
             said = f"{name_of(sample['choices'][0])} fixed"
         lines.append([(0, f"{said}, reward {sample['reward']:.2f}", None, False)])
         x = 26
@@ -91,11 +90,13 @@ def text(results):
     axis.set_axis_off()
     for y, line in enumerate(lines):
         for x, word, choice, bold in line:
-            shade = None if choice is None else shade_of(choice)
-            box = None if choice is None else dict(boxstyle="round,pad=0.1", lw=0, fc=SHADES(shade))
-            axis.text(x, y, word, family="monospace", fontsize=8, va="center", bbox=box,
-                      weight="bold" if bold else "normal",
-                      color="black" if choice is None else ink_on(shade))
+            ground = {}
+            if choice is not None:
+                shade = shade_of(choice)
+                box = dict(boxstyle="round,pad=0.1", lw=0, fc=SHADES(shade))
+                ground = dict(bbox=box, color=ink_on(shade))
+            axis.text(x, y, word, family="monospace", fontsize=8, va="center",
+                      weight="bold" if bold else "normal", **ground)
     bar = figure.add_axes((0.3, 0.32 / height, 0.4, 0.12 / height))
     bar.imshow([[shade_of(choice) for choice in choices]], cmap=SHADES, vmin=0, vmax=1,
                aspect="auto")
@@ -110,10 +111,10 @@ def temperatures(results):
     choices = results["config"]["choices"]
     tables = {}  # level -> {label: K shares}
     for level in LEVELS:
-        for r in decoders(results, metric="choice_share", level=level):
-            roles = {x.get("role") for x in decoders(results, metric="choice_share", level=level,
-                                                     subtask=r["subtask"])}
-            split = level == "token" and len(roles) > 2  # roles beside "rest" and the whole
+        rows = decoders(results, metric="choice_share", level=level)
+        with_roles = {r["subtask"] for r in rows if r.get("role") not in (None, "rest")}
+        for r in rows:
+            split = level == "token" and r["subtask"] in with_roles
             if (r.get("role") is None) != split:
                 label = f"{r['subtask']}: {r['role']}" if split else r["subtask"]
                 shares = tables.setdefault(level, {}).setdefault(label, [0] * len(choices))
