@@ -355,11 +355,11 @@ def examples(outcome, choices, fixed, **columns):
     best = max(fixed, key=lambda temperature: fixed[temperature].rewards.mean())
     samples = outcome.rewards.shape[1]
     used = used_choices(outcome, choices)
-    found = []
     gains = outcome.rewards.mean(1) - fixed[best].rewards.mean(1)
+    found = []
     for subtask, index in subtasks(outcome.prompts).items():
-        hurried = [p for p in index if HURRY in outcome.prompts[p][1]]
-        p = sorted(hurried or index, key=gains.__getitem__)[len(hurried or index) // 2]
+        candidates = [p for p in index if HURRY in outcome.prompts[p][1]] or index
+        p = sorted(candidates, key=gains.__getitem__)[len(candidates) // 2]
         for policy, of in (("fixed", fixed[best]), ("adaptive", outcome)):
             s = np.argsort(of.rewards[p], kind="stable")[samples // 2]
             words = of.texts[p][s].split()
@@ -378,13 +378,9 @@ def summary(results):
     for experiment in config["experiments"]:
         of = where(rows, experiment=experiment, metric="reward", subtask=None)
         best = max(where(of, policy="fixed"), key=lambda r: r["value"])
-        cells = [f"{best['value']:.3f} at {best['temperature']}"]
-        for level in config["levels"]:
-            ours, = where(of, policy="adaptive", level=level, variant=config["variants"][0],
-                          select="sample")
-            cells.append(f"{ours['value']:.3f}")
-        oracle, = where(of, policy="oracle")
-        lines.append([experiment, *cells, f"{oracle['value']:.3f}"])
+        learned = where(of, policy="adaptive", variant=config["variants"][0], select="sample")
+        lines.append([experiment, f"{best['value']:.3f} at {best['temperature']}", *(
+            f"{r['value']:.3f}" for r in learned + where(of, policy="oracle"))])
     widths = [max(map(len, column)) for column in zip(*lines)]
     table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths))
                       for line in lines)
