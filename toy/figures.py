@@ -59,6 +59,20 @@ def panels(n, columns, width, height, **options):
     return figure, axes[:n]
 
 
+def heat_map(axis, table, choices, cmap="Blues"):
+    """How often each choice was used.  {label of a row: K shares}, K choices"""
+    shares = np.array(list(table.values()))
+    axis.imshow(shares, cmap=cmap, vmin=0, vmax=1, aspect="auto")
+    for y, x in np.ndindex(shares.shape):
+        axis.text(x, y, f"{100 * shares[y, x]:.0f}", ha="center", va="center", fontsize=9,
+                  color="white" if shares[y, x] > 0.6 else "black")
+    axis.set_xticks(range(len(choices)), map(name_of, choices),
+                    rotation=45 if any(isinstance(c, str) for c in choices) else 0)
+    axis.set_yticks(range(len(table)), table)
+    axis.set(xlabel="temperature")
+    axis.grid(False)
+
+
 # --- the figures ----------------------------------------------------------------------------------
 
 
@@ -125,17 +139,8 @@ def temperatures(results):
                     layout="constrained")
     axes = figure.subplots(1, len(tables), squeeze=False)[0]
     for axis, (level, table) in zip(axes, tables.items()):
-        shares = np.array(list(table.values()))
-        axis.imshow(shares, cmap="Blues" if level == "token" else "Oranges", vmin=0, vmax=1,
-                    aspect="auto")
-        for y, x in np.ndindex(shares.shape):
-            axis.text(x, y, f"{100 * shares[y, x]:.0f}", ha="center", va="center", fontsize=9,
-                      color="white" if shares[y, x] > 0.6 else "black")
-        axis.set_xticks(range(len(choices)), map(name_of, choices),
-                        rotation=45 if any(isinstance(c, str) for c in choices) else 0)
-        axis.set_yticks(range(len(table)), table)
-        axis.set(title=f"{level} level", xlabel="temperature")
-        axis.grid(False)
+        heat_map(axis, table, choices, "Blues" if level == "token" else "Oranges")
+        axis.set(title=f"{level} level")
     figure.suptitle("Learned temperatures: % of words at each")
     return figure
 
