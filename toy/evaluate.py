@@ -296,31 +296,44 @@ def all_tables(name, choices):
     return [dict(zip(roles, given)) for given in itertools.product(choices, repeat=len(roles))]
 
 
+def race(rivals, prompts, earned, halve=False, margin=3.0):
+    """The best of the rivals by their mean on all prompts.  -> it, its mean
+
+    earned(rivals, prompts) -> (rivals, prompts). All run on the first dozen prompts. A rival that
+    is behind the leader by more than `margin` standard errors of their difference drops out, with
+    `halve` the worse half too; the others go on to as many prompts again, until all are used.
+    """
+    values = np.empty((len(rivals), 0))  # (rivals, prompts so far)
+    while values.shape[1] < len(prompts):
+        start = values.shape[1]
+        heat = prompts[start:max(FIRST_HEAT, 2 * start)]
+        values = np.concatenate([values, earned(rivals, heat)], 1)
+        means = values.mean(1)
+        behind = values[means.argmax()] - values
+        error = behind.std(1) / max(behind.shape[1] - 1, 1) ** 0.5
+        kept = behind.mean(1) <= margin * error
+        if halve:
+            kept &= means >= np.median(means)
+        rivals = [rival for rival, stays in zip(rivals, kept) if stays]
+        values = values[kept]
+    best = values.mean(1).argmax()
+    return rivals[best], float(values[best].mean())
+
+
 def search_oracle(model, prompts, choices, samples, generator, votes=None, margin=3.0):
     """The best choice for every role of each task.  -> {task: {role: choice}}
 
-    By reward, or by the accuracy of a majority of `votes`. All tables run on the first dozen
-    prompts. A table that is behind the leader by more than `margin` standard errors of their
-    difference drops out; the others go on to as many prompts again, until all are used.
+    By reward, or by the accuracy of a majority of `votes`.
     """
+    def earned(tables, prompts):
+        outcome = respond(model, prompts * len(tables), samples, generator,
+                          temperature=[table for table in tables for _ in prompts])
+        values = vote_accuracy(outcome, votes) if votes else outcome.rewards.mean(1)
+        return values.reshape(len(tables), -1)
     best = {}
     for name, index in subtasks(prompts).items():
-        tables = all_tables(name, choices)
-        values = np.empty((len(tables), 0))  # (tables, prompts so far)
-        start, end = 0, FIRST_HEAT
-        while start < len(index):
-            heat = [prompts[i] for i in index[start:end]]
-            start, end = end, 2 * end
-            outcome = respond(model, heat * len(tables), samples, generator,
-                              temperature=[table for table in tables for _ in heat])
-            earned = vote_accuracy(outcome, votes) if votes else outcome.rewards.mean(1)
-            values = np.concatenate([values, earned.reshape(len(tables), -1)], 1)
-            behind = values[values.mean(1).argmax()] - values
-            error = behind.std(1) / max(behind.shape[1] - 1, 1) ** 0.5
-            kept = behind.mean(1) <= margin * error
-            tables = [table for table, stays in zip(tables, kept) if stays]
-            values = values[kept]
-        best[name] = tables[values.mean(1).argmax()]
+        of_task = [prompts[i] for i in index]
+        best[name], _ = race(all_tables(name, choices), of_task, earned, margin=margin)
     return best
 
 
