@@ -183,11 +183,10 @@ def train(cfg, base, experiment, level, variant):
         outcome = respond(model, prompts, cfg.responses, gen, decoder=decoder)
 
         # pair, by default the best response with the worst
+        first, second = outcome.rewards, None
         if cfg.pairing == "top-k":
             first, second = (outcome.scores[name] for name in TASKS[prompts[0][0]].criteria)
-            chosen, rejected = make_pairs(first, "top-k", second, cfg.top_k)
-        else:
-            chosen, rejected = make_pairs(outcome.rewards, cfg.pairing)
+        chosen, rejected = make_pairs(first, cfg.pairing, second, cfg.top_k)
         require(chosen or rnd, f"{experiment}: only ties; raise --responses or --prompts")
 
         # update

@@ -51,11 +51,10 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
     """
     follows_text = callable(temperature) and not hasattr(temperature, "name")
     devices = {device_of(model).type, "cuda" if generator is None else generator.device.type}
-    loop = None
-    if isinstance(model, GPT) and devices == {"cuda"} and not follows_text:
-        loop = functools.partial(recorded_loop, compiled)
-    require(loop or not compiled, "compiled=True needs a model.GPT and a generator on a CUDA GPU, "
-                                  "and choices that do not follow the text")
+    can_record = isinstance(model, GPT) and devices == {"cuda"} and not follows_text
+    require(can_record or not compiled, "compiled=True needs a model.GPT and a generator on a CUDA "
+                                        "GPU, and choices that do not follow the text")
+    loop = functools.partial(recorded_loop, compiled) if can_record else None
     return decoding.generate(model, prompts, max_new_tokens, decoder, temperature, tau_select, eos,
                              generator, loop)
 

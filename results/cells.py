@@ -16,10 +16,10 @@ import numpy as np
 
 import tasks
 from decoder import choice_name
-from results.methods import (FINER, RULES, Recipe, at_edge, is_cold, kind_of, learn, race, respond_by,
+from results.methods import (FINER, RULES, Recipe, at_edge, is_cold, kind_of, learn, respond_by,
                              respond_by_rule)
 from toy import files
-from toy.evaluate import (SEARCHED_VOTES, choice_rows, is_voted, respond, reward_rows, row,
+from toy.evaluate import (SEARCHED_VOTES, choice_rows, is_voted, race, respond, reward_rows, row,
                           sample_prompts, search_oracle)
 from toy.models import new_model, pretrain
 from toy.samplers import choice_of, label
@@ -123,8 +123,8 @@ def best_rule(base, rules, search, gen):
                                   [rule for rule in rules for _ in prompts])
         return outcome.rewards.mean(1).reshape(len(rules), -1)
     tasks_by_turns = np.arange(len(search)).reshape(len({name for name, _ in search}), -1).T
-    number, value = race(rules, [search[i] for i in tasks_by_turns.flat], rewards_of)
-    return rules[number], value, sum(scored)
+    in_turns = [search[i] for i in tasks_by_turns.flat]
+    return *race(rules, in_turns, rewards_of, halve=True), sum(scored)
 
 
 def kinds(cell, cfg, how, base, prompts, search, gen):

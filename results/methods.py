@@ -300,30 +300,6 @@ def respond_by_rule(model, prompts, samples, generator, rules):
     return scored(prompts, samples, rollout[copies])
 
 
-def race(rules, prompts, rewards_of, first=12, margin=3.0):
-    """The best rule by mean reward.  -> (its number, its mean reward on all prompts)
-
-    rewards_of(rules, prompts) -> (rules,P). All run on the first dozen prompts, the better ones on
-    as many again, and so on. After each heat half of the rules drop out, and those that are more
-    than `margin` standard errors of the difference behind the leader.
-    """
-    numbers = np.arange(len(rules))
-    values = np.empty((len(rules), 0))
-    while values.shape[1] < len(prompts):
-        start = values.shape[1]
-        heat = prompts[start:max(first, 2 * start)]
-        values = np.concatenate([values, rewards_of([rules[i] for i in numbers], heat)], 1)
-        means = values.mean(1)
-        behind = values[means.argmax()] - values
-        error = behind.std(1, ddof=1) / values.shape[1] ** 0.5 if values.shape[1] > 1 else np.inf
-        kept = behind.mean(1) <= margin * error
-        if values.shape[1] < len(prompts):
-            kept &= means >= np.median(means)
-        numbers, values = numbers[kept], values[kept]
-    winner = values.mean(1).argmax()
-    return int(numbers[winner]), float(values[winner].mean())
-
-
 def kind_of(item):
     """What a sequence-level decoder could tell apart in a prompt, (task, prompt)."""
     name, prompt = item

@@ -3,15 +3,13 @@
 One colour, one meaning: grey is a fixed temperature, pink a rule, blue LPO over temperatures, sky
 blue LPO over choices with a memory, green the oracle. Bars are 95 % intervals (intervals.py).
 """
-import numpy as np
-
 from results.methods import LEVEL, RULES
 from results.plan import LPO, MEMORY, PICKED
 from results.tables import FIXED, HERE, ORACLE, SUBTASK, WITH, WITHOUT, Data
 from toy.figures import FIXED as GREY
 from toy.figures import ORACLE as GREEN
 from toy.figures import TOKEN as BLUE
-from toy.figures import panels, plot
+from toy.figures import heat_map, panels, plot
 from toy.files import program
 
 PINK, SKY, ORANGE, WINE = "#CC79A7", "#56B4E9", "#E69F00", "#882255"
@@ -50,16 +48,11 @@ def temperatures(data):
                 & (rows["option"] == "") & (rows["level"] == rows["experiment"].map(LEVEL))]
     table = rows.astype({"choice": float}).pivot_table(index=["subtask", "role"], columns="choice",
                                                        values="value", sort=False)
-    table = 100 * table[sorted(table)]
+    table = table[sorted(table)]
     figure, (axis,) = panels(1, 1, 6, 0.35 * len(table) + 1.2)
-    axis.imshow(table, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for y, x in np.ndindex(table.shape):
-        axis.text(x, y, f"{table.iloc[y, x]:.0f}", ha="center", va="center", fontsize=9,
-                  color="white" if table.iloc[y, x] > 60 else "black")
-    axis.set_xticks(range(table.shape[1]), [f"{tau:g}" for tau in table])
-    axis.set_yticks(range(len(table)), [": ".join(index) for index in table.index])
-    axis.set(xlabel="temperature", title="Learned temperatures: % of words at each")
-    axis.grid(False)
+    heat_map(axis, {": ".join(index): row for index, row in zip(table.index, table.values)},
+             list(table))
+    axis.set(title="Learned temperatures: % of words at each")
     return figure
 
 

@@ -324,6 +324,21 @@ def test_the_race_drops_who_is_three_standard_errors_behind(margin, winner, heat
         (prompts[:4], prompts[4:8], prompts[8:]), sizes)]
 
 
+def test_a_race_finds_the_best_with_few_looks():
+    """64 rules whose rewards differ by more than the noise. Bugs: the worst half kept; numbers of
+    rules lost when others drop out; prompts looked at twice."""
+    rng, seen = np.random.default_rng(0), []
+    truth = rng.permutation(64) / 64
+
+    def rewards_of(rules, prompts):
+        seen.append((len(rules), tuple(prompts)))
+        return np.array([[truth[r] + 0.001 * p for p in prompts] for r in rules])
+    number, value = evaluate.race(range(64), list(range(48)), rewards_of, halve=True)
+    assert number == truth.argmax() and value == pytest.approx(truth.max() + 0.001 * 23.5)
+    assert [p for _, prompts in seen for p in prompts] == list(range(48))
+    assert [n <= 64 / 2 ** i for i, (n, _) in enumerate(seen)] == [True] * len(seen)
+
+
 @pytest.mark.parametrize("n, heats", [(100, [12, 12, 24, 48, 4]), (12, [12]), (1, [1])])
 def test_each_heat_doubles_the_prompts(n, heats, monkeypatch):
     calls = raced(monkeypatch, lambda *_: 0.0)

@@ -31,7 +31,7 @@ from train_toy import QUICK, Config, checked
 
 resource = pytest.importorskip("resource", reason="not on Windows")
 KILLS = int(os.environ.get("KILLS", 1))
-USUAL = asdict(checked(options.checked(Config(device="cpu"))))
+USUAL = asdict(checked(Config(device="cpu")))
 SENTENCE = re.compile(r"error: [^\n]+\n")
 NUMBERS = [f.name for f in fields(Config) if f.type in (int, float)]
 
@@ -134,16 +134,6 @@ def test_quick_is_shorter_and_yields_to_what_is_given():
     quick = asdict(parse(Config, ["--quick", "--device", "cpu"], "", QUICK, checked))
     assert {name for name in quick if quick[name] != USUAL[name]} == set(QUICK)
     assert parse(Config, ["--quick", "--rounds", "7"], "", QUICK).rounds == 7
-
-
-@pytest.mark.parametrize("change, words", [
-    (dict(rounds=2.0), "--rounds is 2.0; give a whole number"), (dict(out=7), "--out is 7; give a"),
-    (dict(beta="1"), "--beta is '1'; give a number"),
-    (dict(choices=[0.0]), "give values separated by commas"),
-    (dict(choices=(0.5, 0.5)), "give each once"), (dict(levels=()), "--levels is ''; choose from")])
-def test_options_made_by_hand_are_checked_too(change, words):
-    with pytest.raises(ValueError, match=words):
-        options.checked(Config(**change))
 
 
 def test_a_tilde_is_the_home_folder():

@@ -41,10 +41,15 @@ class Outcome:
     def rewards(self):
         return self.scores["reward"]
 
+    @property
+    def asked(self):
+        """The (task, prompt) of each of the R responses."""
+        return [item for item in self.prompts for _ in range(self.rewards.shape[1])]
+
     def side(self, indices):
         """B of the R responses, by number, as an update takes them.  -> B prompts, Rollout"""
-        samples = self.rewards.shape[1]
-        return [encode(self.prompts[i // samples][1]) for i in indices], self.rollout[indices]
+        asked = self.asked
+        return [encode(asked[i][1]) for i in indices], self.rollout[indices]
 
 
 def sample_prompts(experiment, split, n, rng):
@@ -150,28 +155,26 @@ def used_choices(outcome, choices):
 
 def places_in(outcome):
     """The place in the grammar of each word of each response; None after the last.  -> (R,T)"""
-    places, samples = np.full(outcome.rollout.mask.shape, None), outcome.rewards.shape[1]
-    for number, row in enumerate(places):
-        name, prompt = outcome.prompts[number // samples]
-        words = outcome.texts[number // samples][number % samples].split()
+    places = np.full(outcome.rollout.mask.shape, None)
+    texts = itertools.chain(*outcome.texts)
+    for row, (name, prompt), text in zip(places, outcome.asked, texts):
+        words = text.split()
         row[:len(words)] = places_of(TASKS[name].walk(prompt), words)[:-1]
     return places
 
 
 def roles_of(outcome):
     """The role of each word of each response; None after the last.  -> (R,T)"""
-    roles, samples = places_in(outcome), outcome.rewards.shape[1]
-    for number, row in enumerate(roles):
-        task = TASKS[outcome.prompts[number // samples][0]]
-        row[:] = [None if place is None else task.role_of(place) for place in row]
+    roles = places_in(outcome)
+    for row, (name, _) in zip(roles, outcome.asked):
+        row[:] = [None if place is None else TASKS[name].role_of(place) for place in row]
     return roles
 
 
 def finite_numbers(name, values):
     """(P,N) as float64; ValueError unless all are finite real numbers, none of them masked."""
     if torch.is_tensor(values):
-        values = values.detach().cpu()
-        values = values if values.is_complex() else values.double()  # numpy has no bfloat16
+        values = values.tolist()  # numpy has no bfloat16
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -215,13 +218,11 @@ def reward_rows(outcome, **columns):
 def choice_rows(outcome, choices, **columns):
     """Which choices were used: shares per subtask and role, and means of temperatures, per place
     too. choices: K labels."""
-    rows, samples = [], outcome.rewards.shape[1]
+    rows = []
     used, places, roles = used_choices(outcome, choices), places_in(outcome), roles_of(outcome)
-    for subtask, index in subtasks(outcome.prompts).items():
-        here = (index[:, None] * samples + np.arange(samples)).ravel()  # numbers of the responses
-        words = list(zip(used[here].flat, places[here].flat, roles[here].flat))
+    for subtask, index in subtasks(outcome.asked).items():
         groups = {}
-        for choice, place, role in words:
+        for choice, place, role in zip(used[index].flat, places[index].flat, roles[index].flat):
             if place is not None:
                 for of in (("role", None), ("role", role), ("place", place)):
                     groups.setdefault(of, []).append(choice)
@@ -261,12 +262,10 @@ def round_rows(outcome, choices, pairs, statistics, **columns):
     """A training round: its reward, number of pairs, losses, and mean temperature per subtask."""
     numbers = dict(round_reward=outcome.rewards.mean(), pairs=pairs) | statistics
     rows = [row(name, value, outcome.rewards.size, **columns) for name, value in numbers.items()]
-    used, samples = used_choices(outcome, choices), outcome.rewards.shape[1]
+    used, mask = used_choices(outcome, choices), outcome.rollout.mask.cpu().numpy()
     if used.dtype == float:
-        mask = outcome.rollout.mask.cpu().numpy()
-        for subtask, index in subtasks(outcome.prompts).items():
-            here = (index[:, None] * samples + np.arange(samples)).ravel()
-            taus = used[here][mask[here]]
+        for subtask, index in subtasks(outcome.asked).items():
+            taus = used[index][mask[index]]
             rows.append(row("round_temperature", taus.mean(), taus.size, subtask=subtask,
                             **columns))
     return rows
@@ -297,31 +296,44 @@ def all_tables(name, choices):
     return [dict(zip(roles, given)) for given in itertools.product(choices, repeat=len(roles))]
 
 
+def race(rivals, prompts, earned, halve=False, margin=3.0):
+    """The best of the rivals by their mean on all prompts.  -> it, its mean
+
+    earned(rivals, prompts) -> (rivals, prompts). All run on the first dozen prompts. A rival that
+    is behind the leader by more than `margin` standard errors of their difference drops out, with
+    `halve` the worse half too; the others go on to as many prompts again, until all are used.
+    """
+    values = np.empty((len(rivals), 0))  # (rivals, prompts so far)
+    while values.shape[1] < len(prompts):
+        start = values.shape[1]
+        heat = prompts[start:max(FIRST_HEAT, 2 * start)]
+        values = np.concatenate([values, earned(rivals, heat)], 1)
+        means = values.mean(1)
+        behind = values[means.argmax()] - values
+        error = behind.std(1) / max(behind.shape[1] - 1, 1) ** 0.5
+        kept = behind.mean(1) <= margin * error
+        if halve:
+            kept &= means >= np.median(means)
+        rivals = [rival for rival, stays in zip(rivals, kept) if stays]
+        values = values[kept]
+    best = values.mean(1).argmax()
+    return rivals[best], float(values[best].mean())
+
+
 def search_oracle(model, prompts, choices, samples, generator, votes=None, margin=3.0):
     """The best choice for every role of each task.  -> {task: {role: choice}}
 
-    By reward, or by the accuracy of a majority of `votes`. All tables run on the first dozen
-    prompts. A table that is behind the leader by more than `margin` standard errors of their
-    difference drops out; the others go on to as many prompts again, until all are used.
+    By reward, or by the accuracy of a majority of `votes`.
     """
+    def earned(tables, prompts):
+        outcome = respond(model, prompts * len(tables), samples, generator,
+                          temperature=[table for table in tables for _ in prompts])
+        values = vote_accuracy(outcome, votes) if votes else outcome.rewards.mean(1)
+        return values.reshape(len(tables), -1)
     best = {}
     for name, index in subtasks(prompts).items():
-        tables = all_tables(name, choices)
-        values = np.empty((len(tables), 0))  # (tables, prompts so far)
-        start, end = 0, FIRST_HEAT
-        while start < len(index):
-            heat = [prompts[i] for i in index[start:end]]
-            start, end = end, 2 * end
-            outcome = respond(model, heat * len(tables), samples, generator,
-                              temperature=[table for table in tables for _ in heat])
-            earned = vote_accuracy(outcome, votes) if votes else outcome.rewards.mean(1)
-            values = np.concatenate([values, earned.reshape(len(tables), -1)], 1)
-            behind = values[values.mean(1).argmax()] - values
-            error = behind.std(1) / max(behind.shape[1] - 1, 1) ** 0.5
-            kept = behind.mean(1) <= margin * error
-            tables = [table for table, stays in zip(tables, kept) if stays]
-            values = values[kept]
-        best[name] = tables[values.mean(1).argmax()]
+        of_task = [prompts[i] for i in index]
+        best[name], _ = race(all_tables(name, choices), of_task, earned, margin=margin)
     return best
 
 
@@ -356,11 +368,11 @@ def examples(outcome, choices, fixed, **columns):
     best = max(fixed, key=lambda temperature: fixed[temperature].rewards.mean())
     samples = outcome.rewards.shape[1]
     used = used_choices(outcome, choices)
-    found = []
     gains = outcome.rewards.mean(1) - fixed[best].rewards.mean(1)
+    found = []
     for subtask, index in subtasks(outcome.prompts).items():
-        hurried = [p for p in index if HURRY in outcome.prompts[p][1]]
-        p = sorted(hurried or index, key=gains.__getitem__)[len(hurried or index) // 2]
+        candidates = [p for p in index if HURRY in outcome.prompts[p][1]] or index
+        p = sorted(candidates, key=gains.__getitem__)[len(candidates) // 2]
         for policy, of in (("fixed", fixed[best]), ("adaptive", outcome)):
             s = np.argsort(of.rewards[p], kind="stable")[samples // 2]
             words = of.texts[p][s].split()
@@ -379,13 +391,9 @@ def summary(results):
     for experiment in config["experiments"]:
         of = where(rows, experiment=experiment, metric="reward", subtask=None)
         best = max(where(of, policy="fixed"), key=lambda r: r["value"])
-        cells = [f"{best['value']:.3f} at {best['temperature']}"]
-        for level in config["levels"]:
-            ours, = where(of, policy="adaptive", level=level, variant=config["variants"][0],
-                          select="sample")
-            cells.append(f"{ours['value']:.3f}")
-        oracle, = where(of, policy="oracle")
-        lines.append([experiment, *cells, f"{oracle['value']:.3f}"])
+        learned = where(of, policy="adaptive", variant=config["variants"][0], select="sample")
+        lines.append([experiment, f"{best['value']:.3f} at {best['temperature']}", *(
+            f"{r['value']:.3f}" for r in learned + where(of, policy="oracle"))])
     widths = [max(map(len, column)) for column in zip(*lines)]
     table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths))
                       for line in lines)

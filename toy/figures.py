@@ -59,6 +59,20 @@ def panels(n, columns, width, height, **options):
     return figure, axes[:n]
 
 
+def heat_map(axis, table, choices, cmap="Blues"):
+    """How often each choice was used.  {label of a row: K shares}, K choices"""
+    shares = np.array(list(table.values()))
+    axis.imshow(shares, cmap=cmap, vmin=0, vmax=1, aspect="auto")
+    for y, x in np.ndindex(shares.shape):
+        axis.text(x, y, f"{100 * shares[y, x]:.0f}", ha="center", va="center", fontsize=9,
+                  color="white" if shares[y, x] > 0.6 else "black")
+    axis.set_xticks(range(len(choices)), map(name_of, choices),
+                    rotation=45 if any(isinstance(c, str) for c in choices) else 0)
+    axis.set_yticks(range(len(table)), table)
+    axis.set(xlabel="temperature")
+    axis.grid(False)
+
+
 # --- the figures ----------------------------------------------------------------------------------
 
 
@@ -69,33 +83,32 @@ def text(results):
     samples = [s for s in samples if s["level"] == level
                and s["variant"] == results["config"]["variants"][0]]
     choices = results["config"]["choices"]
-    shade_of, lines = shades(choices), []  # of lists of (x, word, choice or None, bold)
+    shade_of = shades(choices)
+    marks, y = [], -1  # x, y, text, style
     for sample in samples:
-        if sample["policy"] == "fixed":
-            lines += [[], [(0, sample["prompt"], None, True)]]
         said = "learned"
         if sample["policy"] == "fixed":
+            y += 2
+            marks.append((0, y, sample["prompt"], dict(weight="bold")))
             said = f"{name_of(sample['choices'][0])} fixed"
-        lines.append([(0, f"{said}, reward {sample['reward']:.2f}", None, False)])
+        y += 1
+        marks.append((0, y, f"{said}, reward {sample['reward']:.2f}", {}))
         x = 26
         for word, choice in zip(sample["words"], sample["choices"]):
             if x + len(word) > 128:
-                lines.append([])
                 x = 26
-            lines[-1].append((x, word, choice, False))
+                y += 1
+            shade = shade_of(choice)
+            box = dict(boxstyle="round,pad=0.1", lw=0, fc=SHADES(shade))
+            marks.append((x, y, word, dict(bbox=box, color=ink_on(shade))))
             x += len(word) + 1
-    height = 0.22 * len(lines) + 0.7
+    height = 0.22 * (y + 1) + 0.7
     figure = Figure(figsize=(10, height))
     axis = figure.add_axes((0.01, 0.6 / height, 0.98, 1 - 0.6 / height))
-    axis.set(xlim=(0, 130), ylim=(len(lines) - 0.4, 0))
+    axis.set(xlim=(0, 130), ylim=(y + 0.6, 0))
     axis.set_axis_off()
-    for y, line in enumerate(lines):
-        for x, word, choice, bold in line:
-            shade = None if choice is None else shade_of(choice)
-            box = None if choice is None else dict(boxstyle="round,pad=0.1", lw=0, fc=SHADES(shade))
-            axis.text(x, y, word, family="monospace", fontsize=8, va="center", bbox=box,
-                      weight="bold" if bold else "normal",
-                      color="black" if choice is None else ink_on(shade))
+    for *at, word, style in marks:
+        axis.text(*at, word, family="monospace", fontsize=8, va="center", **style)
     bar = figure.add_axes((0.3, 0.32 / height, 0.4, 0.12 / height))
     bar.imshow([[shade_of(choice) for choice in choices]], cmap=SHADES, vmin=0, vmax=1,
                aspect="auto")
@@ -110,31 +123,20 @@ def temperatures(results):
     choices = results["config"]["choices"]
     tables = {}  # level -> {label: K shares}
     for level in LEVELS:
-        for r in decoders(results, metric="choice_share", level=level):
-            roles = {x.get("role") for x in decoders(results, metric="choice_share", level=level,
-                                                     subtask=r["subtask"])}
-            split = level == "token" and len(roles) > 2  # roles beside "rest" and the whole
+        rows = decoders(results, metric="choice_share", level=level)
+        with_roles = {r["subtask"] for r in rows if r.get("role") not in (None, "rest")}
+        for r in rows:
+            split = level == "token" and r["subtask"] in with_roles
             if (r.get("role") is None) != split:
                 label = f"{r['subtask']}: {r['role']}" if split else r["subtask"]
                 shares = tables.setdefault(level, {}).setdefault(label, [0] * len(choices))
                 shares[choices.index(r["choice"])] = r["value"]
     if not tables:
         return None
-    figure = Figure(figsize=(5 * len(tables), 0.32 * max(map(len, tables.values())) + 1.3),
-                    layout="constrained")
-    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    figure, axes = panels(len(tables), 2, 5, 0.32 * max(map(len, tables.values())) + 1.3)
     for axis, (level, table) in zip(axes, tables.items()):
-        shares = np.array(list(table.values()))
-        axis.imshow(shares, cmap="Blues" if level == "token" else "Oranges", vmin=0, vmax=1,
-                    aspect="auto")
-        for y, x in np.ndindex(shares.shape):
-            axis.text(x, y, f"{100 * shares[y, x]:.0f}", ha="center", va="center", fontsize=9,
-                      color="white" if shares[y, x] > 0.6 else "black")
-        axis.set_xticks(range(len(choices)), map(name_of, choices),
-                        rotation=45 if any(isinstance(c, str) for c in choices) else 0)
-        axis.set_yticks(range(len(table)), table)
-        axis.set(title=f"{level} level", xlabel="temperature")
-        axis.grid(False)
+        heat_map(axis, table, choices, "Blues" if level == "token" else "Oranges")
+        axis.set(title=f"{level} level")
     figure.suptitle("Learned temperatures: % of words at each")
     return figure
 
@@ -145,8 +147,7 @@ def places(results):
     if not rows:
         return None
     labels = list(dict.fromkeys((r["subtask"], r["place"]) for r in rows))
-    figure = Figure(figsize=(6.5, 0.2 * len(labels) + 1.2), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(1, 1, 6.5, 0.2 * len(labels) + 1.2)
     for level, (colour, _) in LEVELS.items():
         of = [r for r in rows if r["level"] == level]
         axis.plot([r["value"] for r in of], [labels.index((r["subtask"], r["place"])) for r in of],

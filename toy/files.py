@@ -107,13 +107,11 @@ def keys(options):
 
 def environment():
     """What made the numbers. The commit is None outside a clone of this project."""
-    def git(*arguments):
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
+    command = ["git", "--git-dir", ".git", "describe", "--always", "--dirty", "--abbrev=10"]
     commit = None
-    with contextlib.suppress(OSError):  # git may be missing
-        if Path(git("rev-parse", "--show-toplevel") or "/") == ROOT:
-            commit = git("describe", "--always", "--dirty", "--abbrev=10")
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no clone
+        commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
+                                check=True).stdout.strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return dict(python=platform.python_version(), torch=str(torch.__version__), gpu=gpu,
                 machine=platform.machine(), threads=torch.get_num_threads(), commit=commit)

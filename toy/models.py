@@ -22,24 +22,23 @@ def new_model(n_layer, n_head, n_embd):
 
 def batches(steps, rng, generator):
     """For each step, the batches of short and of long texts.  -> lists of (b,S), padded with -1"""
+    short = [name for name, task in TASKS.items() if task.length < SHORT]
+    long = [name for name in TASKS if name not in short]
     data = {}
     for name, task in TASKS.items():
         texts = corpus(name, min(steps * task.share, 20000), rng)
         rows = [encode(prompt) + encode(response) + [EOS] for prompt, response in texts]
-        width = PROMPT_LENGTH + task.length
+        longest = max(TASKS[other].length for other in (short if name in short else long))
+        width = PROMPT_LENGTH + longest
         data[name] = torch.tensor([row + [-1] * (width - len(row)) for row in rows])
-    groups = [[name for name in data if TASKS[name].length < SHORT],
-              [name for name in data if TASKS[name].length >= SHORT]]
     for _ in range(steps):
         step = []
-        for names in filter(None, groups):
+        for names in (short, long):
             parts = []
             for name in names:
                 rows = torch.randint(len(data[name]), (TASKS[name].share,), generator=generator)
                 parts.append(data[name][rows])
-            width = max(part.shape[1] for part in parts)
-            step.append(torch.cat([F.pad(part, (0, width - part.shape[1]), value=-1)
-                                   for part in parts]))
+            step.append(torch.cat(parts))
         yield step
 
 

@@ -8,12 +8,11 @@
 """
 import argparse
 import os
-from dataclasses import field, fields, replace
+from dataclasses import field, fields
 
 import torch
 
-KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False",
-         tuple: "values separated by commas"}
+from lpo import require
 
 
 def option(default, help, zero=False, choices=None):
@@ -32,6 +31,10 @@ def flag(name):
     return "--" + name.replace("_", "-")
 
 
+def separated(text):
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def parse(kind, argv, description, quick=None, check=lambda cfg: cfg):
     """Arguments -> a checked instance of the dataclass `kind`. quick: values of --quick.
 
@@ -45,50 +48,46 @@ def parse(kind, argv, description, quick=None, check=lambda cfg: cfg):
     for f in fields(kind):
         default = ",".join(map(str, f.default)) if f.type is tuple else f.default
         choices = f": {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
-        how = dict(action="store_true") if f.type is bool else dict(
-            metavar="A,B" if f.type is tuple else "X", type=str if f.type is tuple else f.type)
-        parser.add_argument(flag(f.name), default=None, **how, help=(
+        how = dict(type=f.type, metavar="X")
+        if f.type is bool:
+            how = dict(action="store_true")
+        elif f.type is tuple:
+            how = dict(type=separated, metavar="A,B")
+        parser.add_argument(flag(f.name), default=argparse.SUPPRESS, **how, help=(
             f"{f.metadata['help']}{choices} (default {default})".replace("%", "%%")))
-    given = {name: x for name, x in vars(parser.parse_args(argv)).items() if x is not None}
-    given = (quick if given.pop("quick", False) else {}) | given
-    for f in fields(kind):
-        if f.type is tuple and isinstance(given.get(f.name), str):
-            given[f.name] = tuple(part.strip() for part in given[f.name].split(",") if part.strip())
+    values = {f.name: f.default for f in fields(kind)}
+    given = vars(parser.parse_args(argv))
+    values |= (quick if given.pop("quick", False) else {}) | given
     try:
-        return check(checked(kind(**given)))
+        for f in fields(kind):
+            check_value(f, values[f.name])
+        values["out"] = os.path.expanduser(values["out"])
+        if "device" in values:
+            values["device"] = checked_device(values["device"])
+        return check(kind(**values))
     except ValueError as error:
         parser.error(str(error))
 
 
-def checked(cfg):
-    """The same options, `out` without a tilde and `device` chosen; ValueError on a wrong value."""
-    for f in fields(cfg):
-        value, choices = getattr(cfg, f.name), f.metadata["choices"]
-        values = value if f.type is tuple else (value,)
-        shown = ",".join(map(str, values))
-        if not isinstance(value, (int, float) if f.type is float else f.type):
-            raise ValueError(f"{flag(f.name)} is {value!r}; give {KINDS[f.type]}")
-        if choices and not (values and set(values) <= set(choices)):
-            raise ValueError(f"{flag(f.name)} is {shown!r}; choose from {', '.join(choices)}")
-        if len(set(values)) < len(values):
-            raise ValueError(f"{flag(f.name)} is {shown}; give each once")
-        if f.type in (int, float):
-            if not (0 < value < 1e18 or value == 0 and f.metadata["zero"]):
-                least = ">= 0" if f.metadata["zero"] else "> 0"
-                raise ValueError(f"{flag(f.name)} is {value}; give a finite number {least}")
-    changes = {}
-    if hasattr(cfg, "out"):
-        changes["out"] = os.path.expanduser(cfg.out)
-    if hasattr(cfg, "device"):
-        changes["device"] = checked_device(cfg.device)
-    return replace(cfg, **changes)
+def check_value(f, value):
+    """ValueError on a value that the field does not allow."""
+    values = value if f.type is tuple else (value,)
+    name, shown, choices = flag(f.name), ",".join(map(str, values)), f.metadata["choices"]
+    require(not choices or values and set(values) <= set(choices),
+            f"{name} is {shown!r}; choose from {', '.join(choices or ())}")
+    require(len(set(values)) == len(values), f"{name} is {shown}; give each once")
+    if f.type in (int, float):
+        least = ">= 0" if f.metadata["zero"] else "> 0"
+        require(0 < value < 1e18 or value == 0 and f.metadata["zero"],
+                f"{name} is {value}; give a finite number {least}")
 
 
 def checked_device(device):
+    """auto becomes cuda or cpu."""
+    require(device in ("auto", "cpu", "cuda"), f"--device {device} is not supported; choose cpu or "
+                                               "cuda")
+    there = torch.cuda.is_available()
+    require(there or device != "cuda", "--device cuda: no CUDA device found; choose cpu")
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device found; choose cpu")
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"--device {device} is not supported; choose cpu or cuda")
+        return "cuda" if there else "cpu"
     return device

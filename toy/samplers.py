@@ -68,12 +68,9 @@ def kept_epsilon_cutoff(logps, epsilon):
 
 def kept_top_nsigma(logps, n):
     """Logits within n of the row's standard deviations of the largest (Tang et al., 2024)."""
-    finite = logps.isfinite()
-    count = finite.sum(-1, keepdim=True)
-    mean = logps.masked_fill(~finite, 0).sum(-1, keepdim=True) / count
-    squares = (logps - mean).square().masked_fill(~finite, 0)
-    sigma = (squares.sum(-1, keepdim=True) / count).sqrt()
-    return logps >= logps.amax(-1, keepdim=True) - n * sigma
+    finite = logps.masked_fill(logps.isinf(), math.nan)
+    variance = (finite - finite.nanmean(-1, keepdim=True)).square().nanmean(-1, keepdim=True)
+    return logps >= logps.amax(-1, keepdim=True) - n * variance.sqrt()
 
 
 CUTS = {  # kind -> what it keeps, and the largest number that it takes
@@ -112,7 +109,6 @@ class Setting:
         return f"{cut}@{tau}" if self.order == ORDERS[0] else f"{tau}@{cut}"
 
     def __call__(self, logits):
-        logits = at_least_float32(logits)
         seen = choice_logps(logits, self.temperature if self.order == ORDERS[1] else 1.0)
         kept = CUTS[self.kind][0](seen, self.value)
         return choice_logps(logits.masked_fill(~kept, -math.inf), self.temperature)

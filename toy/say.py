@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import tasks
 from decoder import LEVELS, generate
 from lpo import require
 from tasks import EOS, EXPERIMENTS, PROMPT_LENGTH, TASKS, WORDS, decode, encode, split_of
@@ -33,12 +32,6 @@ from toy.samplers import choice_of, label
 
 EXAMPLES = 4000  # prompts of each task, to learn which words follow each other
 WIDTH = 92       # columns, before a line is broken
-CLASSES = {      # the vocabulary, as a reader looks for words
-    "nouns": tasks.NOUNS, "verbs": tasks.VERBS, "digits": tasks.DIGITS,
-    "openers": [*tasks.OPENERS, tasks.HURRY], "flavours": tasks.FLAVOURS, "people": tasks.PEOPLE,
-    "lines": [*tasks.EVERY, *tasks.LINES], "ways": tasks.WAYS, "categories": list(tasks.CATEGORIES),
-    **tasks.CATEGORIES, "fillers": tasks.FILLERS, "for \"the\"": tasks.DISFLUENCIES,
-    "typos": sum(tasks.TYPOS.values(), []), "others": WORDS}
 
 
 # --- the prompt -----------------------------------------------------------------------------------
@@ -49,15 +42,10 @@ def known_words(prompt):
     words = prompt.split()
     require(words, 'the prompt is empty; give one, as in "please tell how fox finds the moon :"')
     unknown = list(dict.fromkeys(word for word in words if word not in WORDS))
-    lines, seen = [], set()
-    for name, members in CLASSES.items():
-        members = [word for word in dict.fromkeys(members) if word not in seen]
-        seen |= set(members)
-        lines.append(textwrap.fill(" ".join(members), WIDTH, initial_indent=f"  {name:11}",
-                                   subsequent_indent=" " * 13, break_on_hyphens=False))
     require(not unknown, f"the model does not know {', '.join(map(repr, unknown))}. It knows these "
-                         "words; put spaces between them, also before a full stop and a colon:\n" +
-                         "\n".join(lines))
+                         "words, the corpus's typos among them; put spaces between them, also "
+                         "before a full stop and a colon:\n" +
+                         textwrap.fill(" ".join(WORDS), WIDTH, break_on_hyphens=False))
     return " ".join(words)
 
 
@@ -89,10 +77,9 @@ def load(folder, task, experiment=None, level=None):
     ValueError says how to make what the folder lacks.
     """
     folder = Path(folder)
-    if not (folder / "results.json").exists():
-        raise ValueError(f"{folder} has no trained run. `python train_toy.py --out {folder}` makes "
-                         "one in a few minutes; `python train_toy.py --quick`, a poor one in "
-                         "out/quick in under a minute")
+    require((folder / "results.json").exists(),
+            f"{folder} has no trained run. `python train_toy.py --out {folder}` makes one in a few "
+            "minutes; `python train_toy.py --quick`, a poor one in out/quick in under a minute")
     results = figures.load(folder / "results.json")
     config = results["config"]
     there = config["experiments"]
@@ -101,7 +88,7 @@ def load(folder, task, experiment=None, level=None):
         experiment = (fits or there)[0]
     require(experiment in there, f"this run has no {experiment!r}; add --experiment "
                                  f"{' or '.join(there)}")
-    level = level or ("token" if "token" in config["levels"] else config["levels"][0])
+    level = level or next(name for name in LEVELS if name in config["levels"])
     require(level in config["levels"], f"this run has no {level} level")
     decoder_file = results["decoders"][f"{experiment} {level} {config['variants'][0]}"]
     for file in (results["base"], decoder_file):
@@ -110,8 +97,8 @@ def load(folder, task, experiment=None, level=None):
     try:
         base.load_state_dict(files.read(folder / results["base"])["model"])
     except RuntimeError:
-        raise ValueError("tasks.py or model.py has changed since this run; run train_toy.py again"
-                         ) from None
+        raise ValueError("tasks.py or model.py has changed since this run; run train_toy.py "
+                         "again") from None
     choices = map(choice_of, config["choices"])
     model, decoder = restored(base, files.read(folder / decoder_file), choices, level)
     return model, decoder, experiment, config
@@ -141,20 +128,15 @@ def coloured(text, shade, true_colour):
 
 def lines_of(words, choices, mark, lead):
     """A response as text: the lead, then one clause per line, long ones broken."""
-    lines, line, width = [], "", 0
+    lines, room = [], 0
     for word, choice in zip(words, choices):
-        text, n = mark(word, choice)
-        if line and (width + n >= WIDTH - len(lead)):
-            lines.append(line)
-            line, width = "", 0
-        line += text + " "
-        width += n + 1
-        if word == ".":
-            lines.append(line)
-            line, width = "", 0
-    lines += [line] if line or not lines else []
-    return "\n".join((" " * len(lead) if i else lead) + line.rstrip()
-                     for i, line in enumerate(lines))
+        text, width = mark(word, choice)
+        if room <= width:
+            lines.append([])
+            room = WIDTH - len(lead)
+        lines[-1].append(text)
+        room = 0 if word == "." else room - width - 1
+    return lead + ("\n" + " " * len(lead)).join(map(" ".join, lines))
 
 
 def main(argv):
