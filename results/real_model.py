@@ -134,8 +134,8 @@ def shares(data, experiment, name):
 
 
 def not_among(data):
-    """There LPO over settings picks `min_p=.05@1.5` for {share:.0f} % of the tokens; the best settings
-    of epsilon and min-p, which cut less, are not among its choices."""
+    """There LPO over settings picks `min_p=.05@1.5` for {share:.0f} % of the tokens; the best
+    settings of epsilon and min-p, which cut less, are not among its choices."""
     sets, at = data.about["sets"], data.about["sets"]["settings"].index("min_p=.05@1.5")
     for rule in ("epsilon", "min-p"):
         (best, _), = data.rewards["repeats", rule, ""].items()
