@@ -48,21 +48,9 @@ LOOK_AT = {
     "train": "the reference, the mean over pairs, micro-batches, the optimizer"}
 
 
-def compare(wrong, dtype):
-    """Miss unless |got - want| <= tolerance * max(1, |want|) everywhere.  -> the largest error
-
-    wrong: what is a wrong answer if it is one; what is NaN in `want` is not compared.
-    """
-    worst = 0.0
-    for label, x in wrong.got.items():
-        want = wrong.want[label]
-        require(x.shape == want.shape, f"{label} has shape {x.shape}, expected {want.shape}")
-        error = errors(x, want) / np.maximum(1, np.abs(np.nan_to_num(want, neginf=0)))
-        if (error > TOLERANCES[dtype]).any():
-            index = tuple(np.argwhere(error > TOLERANCES[dtype])[0].tolist())
-            raise Miss(f"{label}{[*index]} is {x[index]:.9g}, expected {want[index]:.9g}", wrong)
-        worst = max(worst, error.max(initial=0))
-    return worst
+def largest_error(wrong):
+    """Miss if it is more than `allowed` times max(1, |want|)."""
+    return mistakes.compare(wrong, relative=True) * wrong.allowed
 
 
 # ---- score -------------------------------------------------------------------------------------
@@ -106,7 +94,7 @@ def check_score(theirs, policy, rows, dtype):
     wrong = Wrong("score", lambda key: scores(key.gpt2, loaded, *rows), got, want,
                   TOLERANCES[dtype])
     try:
-        worst = compare(wrong, dtype)
+        worst = largest_error(wrong)
     except Miss as miss:
         if ask_score(theirs, policy, rows) != answer:
             miss.evidence = "the answer changes from call to call: is dropout on?"
@@ -159,7 +147,7 @@ def check_generate(theirs, kind, select, n, dtype, budget=FALSE_ALARM / 6, promp
     worst = None
     if any(len(row) > 2 for rows in answer for row in rows):
         got, want = sampling.logged(policy, answer, codes, places)
-        worst = compare(Wrong("generate", lambda key: {}, got, want, TOLERANCES[dtype]), dtype)
+        worst = largest_error(Wrong("generate", lambda key: {}, got, want, TOLERANCES[dtype]))
         words += f"; largest error of their log-probabilities {worst:.1e}"
     return f"{codes[..., 0].size} responses, {words}", worst
 
@@ -307,7 +295,7 @@ def check_train(theirs, kind, variant, role, dtype, beta=0.5, lr=0.4, steps=3, c
     for sizes in cuts:
         wrong = wrong_if(steps, sizes)
         try:
-            worst = max(worst, compare(wrong, dtype))
+            worst = max(worst, largest_error(wrong))
         except Miss as miss:
             once = wrong_if(1, cuts[0])  # if one step is wrong, it says more
             off = any((errors(x, once.want[name]) > TOLERANCES[dtype]).any()
@@ -341,15 +329,11 @@ def remark(wrong):
 
 def questions(args):
     """(name, [(function, judge)])"""
-    def rows_of(kind):
-        cases = KINDS[kind]
+    for kind, cases in KINDS.items():
         rows = [*zip(cases["prompts"], cases["responses"])]
         rows += [(pair["prompt"], pair[side][0]) for pair in cases["pairs"]
                  for side in ("chosen", "rejected")]
-        return [list(column) for column in zip(*rows)]
-
-    for kind in KINDS:
-        rows = rows_of(kind)
+        rows = [list(column) for column in zip(*rows)]
         for role in ("policy", "reference"):
             if (KIT / kind / role).exists():
                 yield f"score {kind} {role}", check_score, (f"{kind}/{role}", rows)

@@ -4,6 +4,7 @@ A known mistake is the answer key with a line of its text changed. A wrong answe
 under each; the mistake that gives it number for number is its cause. Where none does, plain
 arithmetic may say something; else nothing is said.
 """
+import json
 import math
 import re
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
+
+from runner import Miss, require
 
 FOLDER = Path(__file__).parent
 IMPOSSIBLE = (ValueError, TypeError, IndexError, NameError, ArithmeticError)  # of a changed key
@@ -82,20 +85,15 @@ def known(path=FOLDER / "mistakes.txt"):
     """The mistakes of a file: a cause, then lines that begin with - and lines that begin with +."""
     found, text = [], re.sub(r"^#.*\n", "", path.read_text(encoding="utf-8"), flags=re.M)
     for entry in re.split(r"\n\s*\n", text.strip()):
-        cause, *lines = entry.splitlines()
-        cause, _, numbers = cause.partition(" :: ")
-        changes = [["", ""]]
-        for line in lines:
-            if line[0] == "-" and changes[-1][1]:
-                changes.append(["", ""])
-            changes[-1]["-+".index(line[0])] += line[2:] + "\n"
-        changes = tuple((right[:-1], wrong[:-1]) for right, wrong in changes)
-        numbers = re.split(r"( to | )", numbers) if numbers else []
+        cause, _, numbers = entry.partition("\n")[0].partition(" :: ")
+        parts = re.findall(r"((?:^- .*\n)+)((?:^\+ .*\n)+)", entry + "\n", flags=re.M)
+        changes = tuple(tuple(re.sub(r"^..", "", part, flags=re.M)[:-1] for part in both)
+                        for both in parts)
         if " to " in numbers:
-            found.append(Mistake(cause, changes, (float(numbers[0]), float(numbers[2]))))
+            low, high = numbers.split(" to ")
+            found.append(Mistake(cause, changes, (float(low), float(high))))
         else:
-            found += [Mistake(cause, changes, x=float(x) if "." in x else int(x))
-                      for x in numbers[::2]] or [Mistake(cause, changes)]
+            found += [Mistake(cause, changes, x=json.loads(x)) for x in numbers.split() or ["null"]]
     return found
 
 
@@ -128,6 +126,29 @@ def errors(got, want):
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.where(np.isnan(want) | (got == want), 0.0, np.abs(got - want))
     return np.where(np.isnan(error), np.inf, error)
+
+
+def compare(wrong, prefix="", relative=False):
+    """Miss unless |got - want| <= allowed everywhere, times max(1, |want|) if errors are relative.
+
+    -> the largest error over what is allowed. What is NaN in `want` is not compared.
+    """
+    for label, x in wrong.got.items():
+        want = wrong.want[label]
+        require(x.shape == want.shape, f"{prefix}{label}".strip() +
+                f" has shape {x.shape}, expected {want.shape}")
+    worst = 0.0
+    for label, x in wrong.got.items():
+        want = wrong.want[label]
+        error = errors(x, want) / wrong.allowed
+        if relative:
+            error /= np.maximum(1, np.abs(np.nan_to_num(want, neginf=0)))
+        if (error > 1).any():
+            index = tuple(np.argwhere(error > 1)[0].tolist())
+            raise Miss(f"{prefix}{label}{[*index]} is {x[index]:.9g}, expected {want[index]:.9g}",
+                       wrong)
+        worst = max(worst, error.max(initial=0.0))
+    return worst
 
 
 def fits(mistake, wrong):
