@@ -77,19 +77,22 @@ def compare(function, case, answer, dtype):
 def explain(wrongs, dtype):
     """-> [(cause, how many misses it explains)]"""
     few = 3 if any(wrong.large for wrong in wrongs) else 12
-    found = mistakes.causes(wrongs, mistakes.remark, few)
-    return mistakes.with_precision(wrongs, found, TOLERANCES, dtype)
+    return mistakes.causes(wrongs, mistakes.remark, TOLERANCES, dtype, few)
 
 
-# ---- which cases -------------------------------------------------------------------------------
+def questions(args):
+    """(name, [(function, judge)]) of golden, random and large cases that no option leaves out.
 
-def selected(args):
-    """Golden, random and large cases that no option leaves out; each is answered when it is due."""
+    The oracle answers each when it is due.
+    """
     every = itertools.chain(cases.golden(), cases.fuzz(args.seed, args.fuzz),
                             cases.large(args.dtype) if args.large else ())
     for case in every:
         if runner.wanted(case["name"], args) and not (args.no_gaps and cases.has_gaps(case)):
-            yield case if "expected" in case else cases.answered(case)
+            case = case if "expected" in case else cases.answered(case)
+            yield case["name"], [
+                (function, partial(judge, function=function, case=case, dtype=args.dtype))
+                for function in LOOK_AT if wanted(case, function)]
 
 
 def main(argv=None):
@@ -100,18 +103,9 @@ def main(argv=None):
                          "50,257 tokens in the vocabulary or 300 in a response")
     options.add_argument("--no-gaps", action="store_true", help="without cases whose responses do "
                          "not fill their rows from column 0 on, without a hole")
-    args = runner.parse(options, argv, [*(case["name"] for case in cases.golden()),
-                                        *cases.large_names()])
-    if args.list:
-        for case in selected(args):
-            print(case["name"])
-        return 0
-
-    questions = ((case["name"], [(function, partial(judge, function=function, case=case,
-                                                    dtype=args.dtype))
-                                 for function in LOOK_AT if wanted(case, function)])
-                 for case in selected(args))
-    return runner.check(__file__, args, questions, LOOK_AT, partial(explain, dtype=args.dtype))
+    args = runner.parse(options, argv, [case["name"] for case in cases.golden()] + cases.LARGE)
+    return runner.check(__file__, args, questions(args), LOOK_AT,
+                        partial(explain, dtype=args.dtype))
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ class Mistake(NamedTuple):
 
     def key(self):
         """The answer key with this mistake."""
-        return key_with(tuple((right, wrong.replace("{x}", repr(self.x)))
-                              for right, wrong in self.changes))
+        return Key(tuple((right, wrong.replace("{x}", repr(self.x)))
+                         for right, wrong in self.changes))
 
 
 @lru_cache(None)
@@ -49,10 +49,6 @@ def source(name):
 
 
 @lru_cache(500)
-def key_with(changes):
-    return Key(changes)
-
-
 class Key:
     """oracle.py and gpt2.py with their text changed."""
 
@@ -189,13 +185,14 @@ def solved(mistake, wrong):
     return mistake._replace(x=near if math.isclose(x, near, rel_tol=1e-3) else x)
 
 
-def causes(wrongs, remark, few=3):
+def causes(wrongs, remark, tolerances, dtype, few=3):
     """[(cause, how many wrong answers it explains)], the one that explains most first.
 
     remark: what else can be said of a wrong answer, or None, left out where a mistake explains the
     same; few: on how many of them mistakes are tried first. An answer small enough may be explained
     by several mistakes: the fewest that explain most are kept, together with those that explain
-    exactly the same, and none that explains less than a third.
+    exactly the same, and none that explains less than a third. If they explain little, it is the
+    precision to which all answers would be right.
     """
     found, explained = {}, {}
     for i, wrong in enumerate(wrongs[::-(-len(wrongs) // few) or 1]):
@@ -220,19 +217,14 @@ def causes(wrongs, remark, few=3):
             named = [other.removeprefix("large: ") for other in same if other in found] or same
             result.append((" - or: ".join(named), len(new)))
         left -= new
-    return result
-
-
-def with_precision(wrongs, found, tolerances, dtype):
-    """`found`, or, if that explains little, the precision to which all of them would be right."""
-    if wrongs and 2 * sum(n for _, n in found) < len(wrongs):
+    if 2 * sum(n for _, n in result) < len(wrongs):
         off = max((errors(x, wrong.want[label]) / wrong.allowed).max() * tolerances[dtype]
                   for wrong in wrongs for label, x in wrong.got.items())
         for name in [*tolerances][[*tolerances].index(dtype) + 1:]:
             if tolerances[name] / 200 < off <= tolerances[name]:  # as large as rounding makes it
                 return [(f"right to the tolerance of {name}: something computes in {name}",
                          len(wrongs))]
-    return found
+    return result
 
 
 # ---- plain arithmetic --------------------------------------------------------------------------

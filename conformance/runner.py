@@ -349,7 +349,11 @@ def wanted(name, args):
 
 
 def check(page, args, questions, look_at, explain):
-    """A whole run.  -> exit status"""
+    """A whole run, or a list of the questions.  -> exit status"""
+    if args.list:
+        for name, _ in questions:
+            print(name)
+        return 0
     theirs = Process(page, args.module, args.dtype, args.timeout)
     try:
         if theirs.functions is None:
