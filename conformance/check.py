@@ -70,14 +70,14 @@ def compare(function, case, answer, dtype):
     def again(key):
         return cases.answer(getattr(key.oracle, function), function, case)
     worst = mistakes.compare(Wrong(function, again, got, want, allowed, cases.is_large(case),
-                                   zeros_tell=function != "score"), f"{function} ")
+                                   function != "score", mistakes.remark), f"{function} ")
     return function + f" (skipped: {', '.join(absent)})" * bool(absent), worst * TOLERANCES[dtype]
 
 
 def explain(wrongs, dtype):
     """-> [(cause, how many misses it explains)]"""
     few = 3 if any(wrong.large for wrong in wrongs) else 12
-    return mistakes.causes(wrongs, mistakes.remark, TOLERANCES, dtype, few)
+    return mistakes.causes(wrongs, TOLERANCES, dtype, few)
 
 
 def questions(args):

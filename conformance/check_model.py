@@ -289,7 +289,7 @@ def check_train(theirs, kind, variant, role, dtype, beta=0.5, lr=0.4, steps=3, c
         require(set(answer) == set(want), f"weights {sorted(answer)}, expected {sorted(want)}")
         return Wrong("train", lambda key: key.gpt2.trained(*arguments),
                      {name: runner.real(x) for name, x in answer.items()}, want, TOLERANCES[dtype],
-                     about=dict(start=policy.decoder, lr=lr))
+                     remark=partial(of_update, policy.decoder, lr))
     worst = 0.0
     for sizes in cuts:
         wrong = wrong_if(steps, sizes)
@@ -303,11 +303,8 @@ def check_train(theirs, kind, variant, role, dtype, beta=0.5, lr=0.4, steps=3, c
     return f"{steps} steps, {len(cuts)} cuts; largest error {worst:.1e}", worst
 
 
-def remark(wrong):
-    """What arithmetic says about a wrong answer, or None."""
-    if wrong.function == "score":
-        return None
-    start, lr = wrong.about["start"], wrong.about["lr"]
+def of_update(start, lr, wrong):
+    """What arithmetic says about wrong weights, or None."""
     came, right, before = (np.concatenate([x.ravel() for x in xs]) for xs in zip(*(
         (start[name] - wrong.got[name], start[name] - wrong.want[name], start[name])
         for name in start)))
@@ -359,7 +356,7 @@ def explain(evidence, dtype):
     found = []
     for function in ("score", "train"):
         wrongs = [x for x in evidence if isinstance(x, Wrong) and x.function == function]
-        found += mistakes.causes(wrongs, remark, TOLERANCES, dtype)
+        found += mistakes.causes(wrongs, TOLERANCES, dtype)
     words = [x() if callable(x) else x for x in evidence if not isinstance(x, Wrong)]
     found += [(cause, n) for cause, n in Counter(words).items() if cause and 3 * n >= len(words)]
     total = Counter()

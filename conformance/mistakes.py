@@ -104,7 +104,7 @@ class Wrong(NamedTuple):
     allowed: float
     large: bool = False
     zeros_tell: bool = False    # where a zero is wrong it tells something
-    about: dict = {}            # what else a remark needs
+    remark: Callable = lambda wrong: None  # what can be said without knowing the mistake, or None
 
     def under(self, mistake):
         """What the mistake would give, {} if it cannot be computed."""
@@ -185,14 +185,13 @@ def solved(mistake, wrong):
     return mistake._replace(x=near if math.isclose(x, near, rel_tol=1e-3) else x)
 
 
-def causes(wrongs, remark, tolerances, dtype, few=3):
+def causes(wrongs, tolerances, dtype, few=3):
     """[(cause, how many wrong answers it explains)], the one that explains most first.
 
-    remark: what else can be said of a wrong answer, or None, left out where a mistake explains the
-    same; few: on how many of them mistakes are tried first. An answer small enough may be explained
-    by several mistakes: the fewest that explain most are kept, together with those that explain
-    exactly the same, and none that explains less than a third. If they explain little, it is the
-    precision to which all answers would be right.
+    few: on how many of them mistakes are tried first. An answer small enough may be explained by
+    several mistakes: the fewest that explain most are kept, together with those that explain
+    exactly the same, and none that explains less than a third. A remark is left out where a mistake
+    explains the same. If all explain little, it is the precision to which all would be right.
     """
     found, explained = {}, {}
     for i, wrong in enumerate(wrongs[::-(-len(wrongs) // few) or 1]):
@@ -204,7 +203,7 @@ def causes(wrongs, remark, tolerances, dtype, few=3):
     for cause, mistake in found.items():
         explained[cause] = {i for i, wrong in enumerate(wrongs) if fits(mistake, wrong)}
     for i, wrong in enumerate(wrongs):
-        explained.setdefault(remark(wrong), set()).add(i)
+        explained.setdefault(wrong.remark(wrong), set()).add(i)
     explained.pop(None, None)
     left, result = {*range(len(wrongs))}, []
     while explained:
