@@ -4,6 +4,7 @@ Its modules import each other by plain names, as scripts do, so a command runs t
 """
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -14,9 +15,5 @@ def run(name):
     runpy.run_path(str(HERE / name), run_name="__main__")
 
 
-def check():
-    run("check.py")
-
-
-def check_model():
-    run("check_model.py")
+check = partial(run, "check.py")
+check_model = partial(run, "check_model.py")

@@ -27,8 +27,8 @@ import cases
 import mistakes
 import runner
 from cases import wanted
-from mistakes import Wrong, errors
-from runner import Miss, Skip, asked, require
+from mistakes import Wrong
+from runner import Skip, asked, require
 
 TOLERANCES = {"float64": 1e-12, "float32": 1e-6, "bfloat16": 5e-2}  # README.md: what was measured
 LOOK_AT = {  # where the first function that is wrong may be wrong, those before it being right
@@ -36,22 +36,6 @@ LOOK_AT = {  # where the first function that is wrong may be wrong, those before
     "score": "the mask, the shift, the sum over tokens, the decoder's term, the reference [2-8]",
     "loss": "beta, the sign, which score is subtracted, the log-sigmoid [9]",
     "gradients": "what is detached, what the reference shares, what divides the sum"}
-
-
-class Asked:
-    """Their functions, as if they were here."""
-
-    def __init__(self, theirs):
-        self.theirs = theirs
-
-    def __getattr__(self, function):
-        return partial(asked, self.theirs, function)
-
-
-def tolerance(case, function, dtype):
-    """Errors grow with the log-probabilities summed; beta stretches what follows the scores."""
-    stretch = max(1.0, case["beta"]) if function in ("loss", "gradients") else 1.0
-    return TOLERANCES[dtype] * case["expected"]["scale"] * stretch
 
 
 def question(x, dtype):
@@ -63,14 +47,14 @@ def question(x, dtype):
     return x
 
 
-def judge(theirs, function, case, dtype, before):
+def judge(theirs, function, case, dtype):
     """Asks and compares, as `compare`."""
-    return compare(function, case, cases.answer(Asked(theirs), function, question(case, dtype)),
-                   dtype, before)
+    answer = cases.answer(partial(asked, theirs, function), function, question(case, dtype))
+    return compare(function, case, answer, dtype)
 
 
-def compare(function, case, answer, dtype, before):
-    """-> words, largest error over tolerance. before: {function: right} of the case, filled"""
+def compare(function, case, answer, dtype):
+    """-> words, the largest error per `scale`"""
     want = wanted(case, function)
     require(set(answer) == set(want), f"{function} has {sorted(answer)}, expected {sorted(want)}")
     got = {label: runner.real(x) for label, x in answer.items() if x is not None}
@@ -79,58 +63,36 @@ def compare(function, case, answer, dtype, before):
     absent = {label.split(".")[1] for label in want if label not in got}
     require(len(got) + 2 * len(absent) == len(want),
             f"{function} is None for one side only; give both, or None for both")
-    for label, x in got.items():
-        what = f"{function} {label}".strip()
-        require(x.shape == want[label].shape,
-                f"{what} has shape {x.shape}, expected {want[label].shape}")
-    allowed, worst = tolerance(case, function, dtype), 0.0
-    for label, x in got.items():
-        error = errors(x, want[label])
-        if (error > allowed).any():
-            index = tuple(np.argwhere(error > allowed)[0].tolist())
-            tell = function == "temperature_logps" or {*before} & {"score", "loss"}
-            wrong = Wrong(function, lambda key: cases.answer(key.oracle, function, case), got, want,
-                          allowed, cases.is_large(case), zeros_tell=bool(tell))
-            first = all(before.values())
-            before[function] = False
-            raise Miss(f"{function} {label}{[*index]} is {x[index]:.9g}, expected "
-                       f"{want[label][index]:.9g}", wrong if first else None)
-        worst = max(worst, error.max(initial=0.0) / allowed)
-    before[function] = True
+    # errors grow with the log-probabilities summed; beta stretches what follows the scores
+    stretch = max(1.0, case["beta"]) if function in ("loss", "gradients") else 1.0
+    allowed = TOLERANCES[dtype] * case["expected"]["scale"] * stretch
+
+    def again(key):
+        return cases.answer(getattr(key.oracle, function), function, case)
+    worst = mistakes.compare(Wrong(function, again, got, want, allowed, cases.is_large(case),
+                                   function != "score", mistakes.remark), f"{function} ")
     return function + f" (skipped: {', '.join(absent)})" * bool(absent), worst * TOLERANCES[dtype]
 
 
 def explain(wrongs, dtype):
     """-> [(cause, how many misses it explains)]"""
     few = 3 if any(wrong.large for wrong in wrongs) else 12
-    found = mistakes.causes(wrongs, mistakes.remark, few)
-    return mistakes.with_precision(wrongs, found, TOLERANCES, dtype)
+    return mistakes.causes(wrongs, TOLERANCES, dtype, few)
 
 
-# ---- which cases -------------------------------------------------------------------------------
+def questions(args):
+    """(name, [(function, judge)]) of golden, random and large cases that no option leaves out.
 
-EQUATIONS = {"joint": "1 2 4 5 6 9", "separate": "2 5 9", "latent": "1 2 3 4 7 9", "nll": "2 9",
-             "exact": "1 2 4 8 9"}
-
-
-def marks(case):
-    """What a case depends on, e.g. "[2 5 9] temperature 0, gaps": equations and rules."""
-    reference = case["chosen"]["ref_decoder_logits"] is not None
-    held = {"temperature 0": 0 in case["temperatures"], "reference": reference,
-            "no reference": not reference and case["variant"] != "nll",
-            "gaps": cases.has_gaps(case)}
-    numbers = EQUATIONS["exact" if case["exact_sequence"] else case["variant"]]
-    return f"[{numbers}] {', '.join(name for name, holds in held.items() if holds)}"
-
-
-def selected(args):
-    """Golden, random and large cases that no option leaves out; each is answered when it is due."""
+    The oracle answers each when it is due.
+    """
     every = itertools.chain(cases.golden(), cases.fuzz(args.seed, args.fuzz),
                             cases.large(args.dtype) if args.large else ())
     for case in every:
-        if runner.wanted(case["name"], args) \
-                and not (args.no_gaps and cases.has_gaps(case)):
-            yield case if "expected" in case else cases.answered(case)
+        if runner.wanted(case["name"], args) and not (args.no_gaps and cases.has_gaps(case)):
+            case = case if "expected" in case else cases.answered(case)
+            yield case["name"], [
+                (function, partial(judge, function=function, case=case, dtype=args.dtype))
+                for function in LOOK_AT if wanted(case, function)]
 
 
 def main(argv=None):
@@ -141,20 +103,9 @@ def main(argv=None):
                          "50,257 tokens in the vocabulary or 300 in a response")
     options.add_argument("--no-gaps", action="store_true", help="without cases whose responses do "
                          "not fill their rows from column 0 on, without a hole")
-    args = runner.parse(options, argv, [*(case["name"] for case in cases.golden()),
-                                        *cases.large_names()])
-    if args.list:
-        for case in selected(args):
-            print(f"{case['name']}  {marks(case)}")
-        return 0
-
-    def questions():
-        for case in selected(args):
-            before = {}
-            yield case["name"], [(function, partial(judge, function=function, case=case,
-                                                    dtype=args.dtype, before=before))
-                                 for function in LOOK_AT if wanted(case, function)]
-    return runner.check(__file__, args, questions(), LOOK_AT, partial(explain, dtype=args.dtype))
+    args = runner.parse(options, argv, [case["name"] for case in cases.golden()] + cases.LARGE)
+    return runner.check(__file__, args, questions(args), LOOK_AT,
+                        partial(explain, dtype=args.dtype))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A known mistake is the answer key with a line of its text changed. A wrong answe
 under each; the mistake that gives it number for number is its cause. Where none does, plain
 arithmetic may say something; else nothing is said.
 """
+import json
 import math
 import re
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
+
+from runner import Miss, require
 
 FOLDER = Path(__file__).parent
 IMPOSSIBLE = (ValueError, TypeError, IndexError, NameError, ArithmeticError)  # of a changed key
@@ -36,8 +39,8 @@ class Mistake(NamedTuple):
 
     def key(self):
         """The answer key with this mistake."""
-        return key_with(tuple((right, wrong.replace("{x}", repr(self.x)))
-                              for right, wrong in self.changes))
+        return Key(tuple((right, wrong.replace("{x}", repr(self.x)))
+                         for right, wrong in self.changes))
 
 
 @lru_cache(None)
@@ -46,10 +49,6 @@ def source(name):
 
 
 @lru_cache(500)
-def key_with(changes):
-    return Key(changes)
-
-
 class Key:
     """oracle.py and gpt2.py with their text changed."""
 
@@ -82,20 +81,15 @@ def known(path=FOLDER / "mistakes.txt"):
     """The mistakes of a file: a cause, then lines that begin with - and lines that begin with +."""
     found, text = [], re.sub(r"^#.*\n", "", path.read_text(encoding="utf-8"), flags=re.M)
     for entry in re.split(r"\n\s*\n", text.strip()):
-        cause, *lines = entry.splitlines()
-        cause, _, numbers = cause.partition(" :: ")
-        changes = [["", ""]]
-        for line in lines:
-            if line[0] == "-" and changes[-1][1]:
-                changes.append(["", ""])
-            changes[-1]["-+".index(line[0])] += line[2:] + "\n"
-        changes = tuple((right[:-1], wrong[:-1]) for right, wrong in changes)
-        numbers = re.split(r"( to | )", numbers) if numbers else []
+        cause, _, numbers = entry.partition("\n")[0].partition(" :: ")
+        parts = re.findall(r"((?:^- .*\n)+)((?:^\+ .*\n)+)", entry + "\n", flags=re.M)
+        changes = tuple(tuple(re.sub(r"^..", "", part, flags=re.M)[:-1] for part in both)
+                        for both in parts)
         if " to " in numbers:
-            found.append(Mistake(cause, changes, (float(numbers[0]), float(numbers[2]))))
+            low, high = numbers.split(" to ")
+            found.append(Mistake(cause, changes, (float(low), float(high))))
         else:
-            found += [Mistake(cause, changes, x=float(x) if "." in x else int(x))
-                      for x in numbers[::2]] or [Mistake(cause, changes)]
+            found += [Mistake(cause, changes, x=json.loads(x)) for x in numbers.split() or ["null"]]
     return found
 
 
@@ -110,7 +104,7 @@ class Wrong(NamedTuple):
     allowed: float
     large: bool = False
     zeros_tell: bool = False    # where a zero is wrong it tells something
-    about: dict = {}            # what else a remark needs
+    remark: Callable = lambda wrong: None  # what can be said without knowing the mistake, or None
 
     def under(self, mistake):
         """What the mistake would give, {} if it cannot be computed."""
@@ -128,6 +122,29 @@ def errors(got, want):
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.where(np.isnan(want) | (got == want), 0.0, np.abs(got - want))
     return np.where(np.isnan(error), np.inf, error)
+
+
+def compare(wrong, prefix="", relative=False):
+    """Miss unless |got - want| <= allowed everywhere, times max(1, |want|) if errors are relative.
+
+    -> the largest error over what is allowed. What is NaN in `want` is not compared.
+    """
+    for label, x in wrong.got.items():
+        want = wrong.want[label]
+        require(x.shape == want.shape, f"{prefix}{label}".strip() +
+                f" has shape {x.shape}, expected {want.shape}")
+    worst = 0.0
+    for label, x in wrong.got.items():
+        want = wrong.want[label]
+        error = errors(x, want) / wrong.allowed
+        if relative:
+            error /= np.maximum(1, np.abs(np.nan_to_num(want, neginf=0)))
+        if (error > 1).any():
+            index = tuple(np.argwhere(error > 1)[0].tolist())
+            raise Miss(f"{prefix}{label}{[*index]} is {x[index]:.9g}, expected {want[index]:.9g}",
+                       wrong)
+        worst = max(worst, error.max(initial=0.0))
+    return worst
 
 
 def fits(mistake, wrong):
@@ -168,13 +185,13 @@ def solved(mistake, wrong):
     return mistake._replace(x=near if math.isclose(x, near, rel_tol=1e-3) else x)
 
 
-def causes(wrongs, remark, few=3):
+def causes(wrongs, tolerances, dtype, few=3):
     """[(cause, how many wrong answers it explains)], the one that explains most first.
 
-    remark: what else can be said of a wrong answer, or None, left out where a mistake explains the
-    same; few: on how many of them mistakes are tried first. An answer small enough may be explained
-    by several mistakes: the fewest that explain most are kept, together with those that explain
-    exactly the same, and none that explains less than a third.
+    few: on how many of them mistakes are tried first. An answer small enough may be explained by
+    several mistakes: the fewest that explain most are kept, together with those that explain
+    exactly the same, and none that explains less than a third. A remark is left out where a mistake
+    explains the same. If all explain little, it is the precision to which all would be right.
     """
     found, explained = {}, {}
     for i, wrong in enumerate(wrongs[::-(-len(wrongs) // few) or 1]):
@@ -186,7 +203,7 @@ def causes(wrongs, remark, few=3):
     for cause, mistake in found.items():
         explained[cause] = {i for i, wrong in enumerate(wrongs) if fits(mistake, wrong)}
     for i, wrong in enumerate(wrongs):
-        explained.setdefault(remark(wrong), set()).add(i)
+        explained.setdefault(wrong.remark(wrong), set()).add(i)
     explained.pop(None, None)
     left, result = {*range(len(wrongs))}, []
     while explained:
@@ -199,19 +216,14 @@ def causes(wrongs, remark, few=3):
             named = [other.removeprefix("large: ") for other in same if other in found] or same
             result.append((" - or: ".join(named), len(new)))
         left -= new
-    return result
-
-
-def with_precision(wrongs, found, tolerances, dtype):
-    """`found`, or, if that explains little, the precision to which all of them would be right."""
-    if wrongs and 2 * sum(n for _, n in found) < len(wrongs):
+    if 2 * sum(n for _, n in result) < len(wrongs):
         off = max((errors(x, wrong.want[label]) / wrong.allowed).max() * tolerances[dtype]
                   for wrong in wrongs for label, x in wrong.got.items())
         for name in [*tolerances][[*tolerances].index(dtype) + 1:]:
             if tolerances[name] / 200 < off <= tolerances[name]:  # as large as rounding makes it
                 return [(f"right to the tolerance of {name}: something computes in {name}",
                          len(wrongs))]
-    return found
+    return result
 
 
 # ---- plain arithmetic --------------------------------------------------------------------------

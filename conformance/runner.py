@@ -224,7 +224,7 @@ def run(theirs, questions, look_at, explain, args):
     marks = {function: Counter() for function in look_at}
     worst, evidence, lines, needed = {}, [], [], set()
     for name, parts in questions:
-        results = []
+        results, of_question = [], []
         needed |= {function for function, _ in parts}
         for function, judge in parts:
             if function in theirs.functions and not theirs.ended:
@@ -232,9 +232,10 @@ def run(theirs, questions, look_at, explain, args):
                 results.append((status, line))
                 marks[function][status] += 1
                 if status == "MISS":
-                    evidence += [more] * (more is not None)
+                    of_question += [more] * (more is not None)
                 elif more is not None:
                     worst[function] = max(more, worst.get(function, 0.0))
+        evidence += of_question[:1]  # what follows from a wrong number is wrong, too
         if not results:  # of functions that they do not have
             continue
         status = next((s for s in ("MISS", "pass") if s in dict(results)), "skip")
@@ -290,15 +291,12 @@ def kit():
 def commit(module):
     """Of the repository that holds their module, "+" behind it if it is changed; or None."""
     folder = Path(module).resolve().parent if module.endswith(".py") else Path.cwd()
-    found = []
-    for command in ("rev-parse HEAD", "status --porcelain --untracked-files=no"):
-        try:
-            done = subprocess.run(["git", "-C", str(folder), *command.split()],
-                                  capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        found.append(done.stdout.strip())
-    return found[0] + "+" * bool(found[1])
+    command = "describe --always --abbrev=40 --exclude=* --dirty=+".split()
+    try:
+        return subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True,
+                              check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 # ---- the command line --------------------------------------------------------------------------
@@ -351,7 +349,11 @@ def wanted(name, args):
 
 
 def check(page, args, questions, look_at, explain):
-    """A whole run.  -> exit status"""
+    """A whole run, or a list of the questions.  -> exit status"""
+    if args.list:
+        for name, _ in questions:
+            print(name)
+        return 0
     theirs = Process(page, args.module, args.dtype, args.timeout)
     try:
         if theirs.functions is None:

@@ -78,6 +78,11 @@ def histories(codes, V, eos):
     return np.where(codes < 0, -1, found)
 
 
+def counted(codes, odds):
+    """How often each (choice, token) was sampled.  (n,), (K,V) -> (K,V)"""
+    return np.bincount(codes + 1, minlength=1 + odds.size)[1:].reshape(odds.shape)
+
+
 def frequencies(policy, codes, places):
     """Each (choice, token), and at each choice its least likely tokens together; then tokens that
     are unlikely where they are written, whatever came before: is anything cut?
@@ -94,8 +99,7 @@ def frequencies(policy, codes, places):
         rows = histories(codes[p], V, policy.eos)
         for t, (joint, given) in enumerate(of_prompt):
             odds = joint.sum(0)  # (K,V)
-            counts = np.bincount(codes[p, :, t] + 1, minlength=1 + odds.size)[1:]
-            counts = counts.reshape(odds.shape)
+            counts = counted(codes[p, :, t], odds)
             for k, choice in enumerate(policy.choices):
                 where = f"prompt {p}, token {t}, choice {choice}"
                 rising = odds[k].argsort(kind="stable")
@@ -214,8 +218,8 @@ def log_likelihood(codes, places):
     total = 0.0
     for p, of_prompt in enumerate(places):
         for t, (joint, _) in enumerate(of_prompt):
-            odds = joint.sum(0).ravel()
-            counts = np.bincount(codes[p, :, t] + 1, minlength=1 + odds.size)[1:]
+            odds = joint.sum(0)
+            counts = counted(codes[p, :, t], odds)
             total += counts[counts > 0] @ np.log(odds[counts > 0])
     return total
 

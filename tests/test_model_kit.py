@@ -238,54 +238,20 @@ def test_an_engine_is_checked_from_its_logs(off, status, logs, tmp_path):
 
 # ---- samplers that are wrong in what they sample -----------------------------------------------
 
-def sampler(top_k=None, counted=True):
-    """A module of `generate` only, plain, of one batch per prompt.
-
-    top_k: how many tokens are left to sample from; counted: whether a penalty sees what is written
-    """
-    def generate(folder, prompts, T, n, seed, select):
-        policy, rng = gpt2.load(folder), np.random.default_rng(seed)
-        return [responses(policy, rng, prompt, T, n) for prompt in prompts]
-
-    def responses(policy, rng, prompt, T, n):
-        V = policy.config["vocab_size"]
-        idx, choices, counts = np.tile(prompt, (n, 1)), np.zeros((n, 0), int), np.zeros((n, V))
-        for _ in range(T):
-            logits, hidden = (x[:, -1] for x in gpt2.forward(policy, idx))
-            taus = np.exp(oracle.log_softmax(gpt2.decoder_logits(policy.decoder, hidden)))
-            k = drawn(rng, taus)
-            odds = np.exp([oracle.choice_logps(logits, choice, counts * counted)
-                           for choice in policy.choices])[k, np.arange(n)]  # (n,V)
-            if top_k:
-                odds[odds < np.sort(odds)[:, -top_k, None]] = 0
-            v = drawn(rng, odds)
-            counts[np.arange(n), v] += 1
-            idx, choices = np.column_stack([idx, v]), np.column_stack([choices, k])
-        rows = []
-        for ids, of_ids in zip(idx[:, len(prompt):].tolist(), choices.tolist()):
-            length = ids.index(policy.eos) + 1 if policy.eos in ids else T
-            rows.append((ids[:length], of_ids[:length]))
-        return rows
-
-    def drawn(rng, odds):
-        """(n,V) -> (n,)"""
-        sums = odds.cumsum(1)
-        return (rng.random((len(odds), 1)) * sums[:, -1:] >= sums).sum(1)
-    return runner.Here(type("Theirs", (), dict(generate=staticmethod(generate))))
-
-
-@pytest.mark.parametrize("top_k, status", ((None, "pass"), (50, "MISS")))
-def test_a_default_top_k_is_missed_without_logps(top_k, status):
-    """At the default number of responses, of a vocabulary of 64."""
+def test_a_right_sampler_passes_at_the_default_number_of_responses(tmp_path):
+    """The other way round: "top_k of 50" of planted_in_adapters.txt is always tried."""
     came, line, _ = runner.verdict(lambda theirs: check_model.check_generate(
-        theirs, "token", "sample", check_model.N, "float64"), sampler(top_k))
-    assert came == status, line
+        theirs, "token", "sample", check_model.N, "float64"),
+        planted_module(["model_ours.py"], (), tmp_path))
+    assert came == "pass", line
 
 
-def test_choices_with_a_memory_have_causes_too():
+def test_choices_with_a_memory_have_causes_too(tmp_path):
     """Some known mistakes, as to sort the choices, cannot be made with dictionaries."""
+    uncounted = ('samplers.frequency(x["frequency_penalty"],', "samplers.frequency(1e-9,")
     came, line, cause = runner.verdict(lambda theirs: check_model.check_generate(
-        theirs, "memory", "sample", 1000, "float64"), sampler(counted=False))
+        theirs, "memory", "sample", 1000, "float64"),
+        planted_module(["model_ours.py"], [uncounted], tmp_path))
     assert came == "MISS", line
     (words, _), = check_model.explain([cause], "float64")
     assert words == "what was written is not counted: the penalty has no effect"
@@ -301,7 +267,8 @@ def test_a_failing_search_for_causes_leaves_the_report(tmp_path, capsys):
     given = runner.parser("", check_model.TOLERANCES).parse_args(
         ["m.py", "--json", str(tmp_path / "x.json")])
     questions = [("generate memory sample", [("generate", judge)])]
-    assert runner.run(sampler(), questions, check_model.LOOK_AT, explain, given) == 1
+    theirs = runner.Here(type("Theirs", (), dict(generate=len)))
+    assert runner.run(theirs, questions, check_model.LOOK_AT, explain, given) == 1
     report = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert report["marks"]["generate"] == {"MISS": 1} and report["causes"] == []
     said = capsys.readouterr().out
@@ -318,9 +285,7 @@ def test_a_failing_search_for_causes_leaves_the_report(tmp_path, capsys):
 def test_a_planted_mistake_is_missed_and_named(name, files, question, words, changes, tmp_path):
     pytest.importorskip("jax" if "jax" in files[0] else "transformers")
     theirs = planted_module(files, changes, tmp_path)
-    given = runner.parser("", check_model.TOLERANCES).parse_args(["m"])
-    given.n = 4000
-    (_, judge, arguments), = [row for row in check_model.questions(given) if row[0] == question]
+    (_, judge, arguments), = [row for row in check_model.questions(4000) if row[0] == question]
     status, line, evidence = runner.verdict(lambda theirs: judge(theirs, *arguments, "float64"),
                                             theirs)
     assert status == "MISS" and "raised" not in line, line

@@ -2,7 +2,6 @@
 
     python conformance/check_model.py conformance/adapters/model_ours.py
 """
-import json
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -12,31 +11,26 @@ import torch
 HERE = Path(__file__).resolve()
 sys.path += [str(HERE.parents[1]), str(HERE.parents[2])]
 import decoder as decoding  # noqa: E402
+import gpt2 as files  # noqa: E402  no more than the file format
 import lpo  # noqa: E402
-from gpt2 import read_safetensors  # noqa: E402  no more than the file format
 from model import GPT, GPTConfig  # noqa: E402
 from toy import samplers  # noqa: E402
 
 DTYPE = "float64"  # check_model.py --dtype overwrites it
 
 
-def read(folder, name):
-    """-> what the .json says, and the weights of the .safetensors beside it"""
-    path = Path(folder) / name
-    files = {"config": "model", "decoder": "decoder"}
-    weights = read_safetensors(path.with_name(f"{files[name]}.safetensors"))
-    return (json.loads(path.with_suffix(".json").read_text(encoding="utf-8")),
-            {name: torch.from_numpy(w) for name, w in weights.items()})
+def tensors(weights):
+    return {name: torch.from_numpy(w) for name, w in weights.items()}
 
 
 @lru_cache
 def load_model(folder, dtype):
     """-> GPT, id of the end of text"""
-    c, weights = read(folder, "config")
-    model = GPT(GPTConfig(*(c[name] for name in ("vocab_size", "n_positions", "n_layer", "n_head",
-                                                 "n_embd"))))
-    model.load_hf_state_dict(weights)
-    return model.to(getattr(torch, dtype)).requires_grad_(False), c["eos_token_id"]
+    policy = files.load(folder)
+    model = GPT(GPTConfig(*(policy.config[name] for name in ("vocab_size", "n_positions", "n_layer",
+                                                             "n_head", "n_embd"))))
+    model.load_hf_state_dict(tensors(policy.weights))
+    return model.to(getattr(torch, dtype)).requires_grad_(False), policy.eos
 
 
 def choice_of(x):
@@ -49,10 +43,12 @@ def choice_of(x):
 
 def load_decoder(folder, dtype):
     """-> AdaptiveDecoder, a new one each time: it is going to be trained"""
-    d, weights = read(folder, "decoder")
-    decoder = decoding.AdaptiveDecoder(d["n_embd"], map(choice_of, d["choices"]), d["level"],
-                                    d["n_hidden"])
-    decoder.load_state_dict({**weights, "_extra_state": decoder.get_extra_state()})
+    policy = files.load(folder)
+    n_hidden, n_embd = policy.decoder["mlp.0.weight"].shape
+    decoder = decoding.AdaptiveDecoder(n_embd, map(choice_of, policy.choices), policy.level,
+                                       n_hidden)
+    decoder.load_state_dict({**tensors(policy.decoder),
+                             "_extra_state": decoder.get_extra_state()})
     return decoder.to(torch.promote_types(getattr(torch, dtype), torch.float32))
 
 
