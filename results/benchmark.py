@@ -7,7 +7,6 @@ mean more elsewhere than times. On a GPU the model has 10.7 million parameters i
 it is a toy in float32.
 """
 import argparse
-import re
 import statistics
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -25,6 +23,7 @@ import fast.generate
 from decoder import AdaptiveDecoder
 from lpo import require
 from model import GPT, GPTConfig
+from results.tables import filled, markdown
 from toy import files
 
 PAGE = Path(__file__).resolve().parent / "BENCHMARKS.md"
@@ -223,13 +222,6 @@ def job(device, setting):
 SECTIONS = dict(generation=generation, training=training, job=job)
 
 
-def filled(page, name, table):
-    """A page with a table between its marks; ValueError if it has none of that name."""
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.S)
-    require(pattern.search(page), f"{PAGE.name} has no table {name}")
-    return pattern.sub(lambda found: f"{found[1]}{table}\n{found[2]}", page)
-
-
 def main(arguments):
     environment = files.environment()
     require(not arguments.publish or "dirty" not in (environment["commit"] or "dirty"),
@@ -239,12 +231,11 @@ def main(arguments):
     where = environment["gpu"] if device == "cuda" else f"{environment['machine']}, one thread"
     source = f"{where}; commit {environment['commit']}, torch {environment['torch']}."
     for name in arguments.sections or SECTIONS:
-        table = pd.DataFrame(SECTIONS[name](device, setting)).to_markdown(
-            index=False, disable_numparse=True)
+        table = markdown(SECTIONS[name](device, setting))
         print(f"\n{source}\n\n{table}", flush=True)
-        page = PAGE.read_text(encoding="utf-8")
-        if arguments.publish and f"<!-- {name}_{device} -->" in page:
-            files.write(PAGE, filled(page, f"{name}_{device}", f"{source}\n\n{table}"))
+        if arguments.publish:
+            tables = {f"{name}_{device}": f"{source}\n\n{table}"}
+            files.write(PAGE, filled(PAGE.read_text(encoding="utf-8"), tables))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from real.tasks import EXPERIMENTS
 from real.train import LEVELS, RULES, SETS
 from results.claims import apart, faults, section_of
 from results.intervals import estimate
-from results.tables import MARK, markdown
+from results.tables import filled, markdown
 from toy import files
 from toy.figures import plot
 
@@ -156,16 +156,11 @@ CLAIMS = {f.__name__: f for f in (lines, lines_temperatures, mix, repeats, one_c
                                   colder_starts)}
 
 
-def page(data):
-    """The page with its table filled."""
-    return MARK.sub(lambda _: f"<!-- table -->\n{table(data)}\n<!-- end -->",
-                    PAGE.read_text(encoding="utf-8"))
-
-
 if __name__ == "__main__":
     with files.program():
         measured = Data()
-        files.write(PAGE, page(measured))
+        page = filled(PAGE.read_text(encoding="utf-8"), dict(table=table(measured)))
+        files.write(PAGE, page)
         plot(measured.about, HERE / "figures", FIGURES)
-        wrong = faults(section_of(page(measured), SECTION), measured, CLAIMS)
+        wrong = faults(section_of(page, SECTION), measured, CLAIMS)
         require(not wrong, f"{len(wrong)} sentences:\n" + "\n".join(wrong))

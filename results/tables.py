@@ -2,10 +2,9 @@
 
     python -m results.tables             fill the tables of the pages and write APPENDIX.md
 
-A page has tables between a line `<!-- name -->` and a line `<!-- end -->`, where `name` is one of
+A page has tables between a line `<!-- name -->` and a line `<!-- end -->`; here `name` is one of
 TABLES. `a [b, c]` is a mean and its 95 % interval (intervals.py).
 """
-import functools
 import json
 import re
 from pathlib import Path
@@ -274,15 +273,10 @@ OTHERS = {f.__name__: f for f in (source, first_screen, gains, objective_gaps, t
 TABLES = {name: caption for name, (caption, _) in (ESTIMATES | NUMBERS).items()}
 TABLES = dict(source=OTHERS["source"].__doc__) | TABLES | {
     name: f.__doc__ for name, f in OTHERS.items()}
-MARK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
-data_in = functools.cache(Data)
 
 
-@functools.cache
-def made(name, folder):
-    """A table as Markdown; ValueError on an unknown one."""
-    require(name in TABLES, f"unknown table {name!r}; choose from {', '.join(TABLES)}")
-    data = data_in(folder)
+def made(name, data):
+    """A table as Markdown."""
     if name in OTHERS:
         return OTHERS[name](data)
     _, rows = (ESTIMATES | NUMBERS)[name]
@@ -290,20 +284,24 @@ def made(name, folder):
     return by_experiment(data, rows, lambda e, row: tried(f, e, **rows[row]))
 
 
-def filled(text, folder):
-    """A page's text with its tables made from the data."""
-    return MARK.sub(lambda found: f"<!-- {found[1]} -->\n{made(found[1], folder)}\n<!-- end -->",
-                    text)
+def filled(text, tables):
+    """A page with these tables, {name: Markdown}, between their marks; others stay."""
+    for name, table in tables.items():
+        marked = f"<!-- {name} -->\n{table}\n<!-- end -->"
+        text = re.sub(f"<!-- {name} -->.*?<!-- end -->", lambda _: marked, text, flags=re.S)
+    return text
 
 
 def write(folder, pages, into):
     """Fill the tables of the pages, and write all of them as an appendix."""
+    data = Data(folder)
+    tables = {name: made(name, data) for name in TABLES}
     for page in pages:
-        files.write(page, filled(page.read_text(encoding="utf-8"), folder))
+        files.write(page, filled(page.read_text(encoding="utf-8"), tables))
     parts = ["# Every table of the study\n\nMade by `python -m results.tables`; [the results]("
              "README.md) say what they mean."]
     for name, caption in TABLES.items():
-        title, table = name.replace("_", " ").capitalize(), made(name, folder)
+        title, table = name.replace("_", " ").capitalize(), tables[name]
         if name == "source" or table.count("\n") > 2:  # more than one row to compare
             parts.append(f"## {title}\n\n{' '.join(caption.split())}\n\n<!-- {name} -->\n{table}\n"
                          "<!-- end -->")
