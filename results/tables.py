@@ -128,9 +128,9 @@ def markdown(rows):
     return pd.DataFrame(rows).fillna("-").to_markdown(index=False, disable_numparse=True)
 
 
-def by_experiment(data, names, cell):
+def by_experiment(experiments, names, cell):
     """A row per name, a column per experiment; rows without anything are left out."""
-    rows = [{"": name} | {e: cell(e, name) for e in data.experiments} for name in names]
+    rows = [{"": name} | {e: cell(e, name) for e in experiments} for name in names]
     return markdown([row for row in rows if set(row.values()) - {"-", row[""]}])
 
 
@@ -213,7 +213,7 @@ def objective_gaps(data):
     """LPO's latent loss minus each objective; p adjusted by Holm's method over the whole table."""
     found = data.differences({(name, e): (e, LPO, name) for name in OBJECTIVES
                               for e in data.experiments if data.has(e, name)})
-    return by_experiment(data, OBJECTIVES, lambda e, name: "{:.3f}, p {:.2g}".format(
+    return by_experiment(data.experiments, OBJECTIVES, lambda e, name: "{:.3f}, p {:.2g}".format(
         *found[name, e]) if (name, e) in found else "-")
 
 
@@ -281,7 +281,7 @@ def made(name, data):
         return OTHERS[name](data)
     _, rows = (ESTIMATES | NUMBERS)[name]
     f = data.estimate if name in ESTIMATES else data.number
-    return by_experiment(data, rows, lambda e, row: tried(f, e, **rows[row]))
+    return by_experiment(data.experiments, rows, lambda e, row: tried(f, e, **rows[row]))
 
 
 def filled(text, tables):
