@@ -106,9 +106,7 @@ def oracle(cell, cfg, base, prompts, search, gen):
         tables = search_oracle(base, search, choices, votes or SEARCH, gen, votes)
         outcome = respond(base, prompts, cfg.test_samples, gen,
                           temperature=[tables[name] for name, _ in prompts])
-        yield "by majority" if votes else "", outcome, [
-            row("oracle choice", 1, 1, subtask=name, role=role, choice=label(choice))
-            for name, table in tables.items() for role, choice in table.items()]
+        yield "by majority" if votes else "", outcome, []
 
 
 def best_rule(base, rules, search, gen):
@@ -132,9 +130,7 @@ def kinds(cell, cfg, base, prompts, search, gen):
         of_kind = [item for item in search if kind_of(item) == kind]
         best[kind], _, _ = best_rule(base, choices, of_kind, gen)
     rules = [best[kind_of(item)] for item in prompts]
-    yield "", respond_by_rule(base, prompts, cfg.test_samples, gen, rules), [
-        row("oracle choice", 1, 1, subtask=kind, choice=label(choice))
-        for kind, choice in best.items()]
+    yield "", respond_by_rule(base, prompts, cfg.test_samples, gen, rules), []
 
 
 def rule(cell, cfg, base, prompts, search, gen):
@@ -153,11 +149,10 @@ def train(cell, cfg, base, prompts, search, gen):
     """A decoder, by the main job's loop; `every_round` measures it after each."""
     recipe = {name: x for name, x in cell["how"].items() if name in RECIPE}
     rounds = learn(cfg, base, cell["experiment"], cell["level"], **recipe)
-    for rnd, (model, decoder, reward) in enumerate(rounds, 1):
+    for rnd, (model, decoder) in enumerate(rounds, 1):
         if rnd < cfg.rounds and not cell["every_round"]:
             continue
-        numbers = [row("scored", rnd * cfg.prompts * cfg.responses, 1),
-                   row("round reward", reward, cfg.prompts)]
+        numbers = [row("scored", rnd * cfg.prompts * cfg.responses, 1)]
         outcome = respond_by(model, decoder, prompts, cfg.test_samples, gen)
         if cell["detail"]:
             numbers += choice_rows(outcome, cfg.choices)

@@ -587,7 +587,7 @@ def round_data(objective, outcome, rewards, cfg, experiment, rng):
 
 def learn(cfg, base, experiment, level, objective="latent", sees="hidden state", floor=0.0,
           noise=""):
-    """Train a decoder as the main job does.  Yields model, decoder, mean reward after each round
+    """Train a decoder as the main job does.  Yields the model and the decoder after each round
 
     floor: the share of the uniform distribution while training samples. noise: of the reward.
     """
@@ -613,7 +613,6 @@ def learn(cfg, base, experiment, level, objective="latent", sees="hidden state",
         prompts = sample_prompts(experiment, "train", cfg.prompts, rng)
         policy = Floored(decoder, floor) if floor else decoder
         outcome = respond_by(model, policy, prompts, cfg.responses, gen)
-        reward = outcome.rewards.mean()
         rewards = noisy(outcome.rewards, noise, judge)
 
         # what the objective takes, then updates
@@ -625,4 +624,4 @@ def learn(cfg, base, experiment, level, objective="latent", sees="hidden state",
                        cfg.model_lr)
             else:
                 update_by(objective.loss, model, decoder, sides, more, lr, cfg.steps)
-        yield model, decoder, float(reward)
+        yield model, decoder

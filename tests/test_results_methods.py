@@ -229,7 +229,7 @@ def test_noise_of_the_judge():
 def test_training_is_that_of_the_main_job(base, capsys, name, level, more):
     """Weights and random numbers agree to the bit with train_toy.train."""
     cfg = replace(TINY, **more)
-    *_, (model, decoder, _) = learn(cfg, base, "repeats", level, name)
+    *_, (model, decoder) = learn(cfg, base, "repeats", level, name)
     wanted = train(cfg, base, "repeats", level, OBJECTIVES[name].loss)
     for weights, theirs in ((decoder.state_dict(), wanted["decoders"][-1]),
                             (model.state_dict(), wanted["model"] or base.state_dict())):
@@ -248,7 +248,7 @@ def test_objectives_learn_to_be_cold_where_only_the_arg_max_is_right(monkeypatch
     monkeypatch.setattr(methods, "sample_prompts", lambda *of: [("vote", task.ask(None))] * 16)
     cfg = replace(TINY, lr=0.02, steps=10, rounds=3)
     level = "sequence" if name == "latent_exact" else "token"
-    *_, (model, decoder, _) = learn(cfg, base, "vote", level, name)
+    *_, (model, decoder) = learn(cfg, base, "vote", level, name)
     hidden = model(torch.tensor([encode("now solve for 1 2 3 4 :")]))[1][:, -1]
     if isinstance(decoder, Continuous):
         tau, start = decoder(hidden).item(), (decoder.coldest + decoder.hottest) / 2
