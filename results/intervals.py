@@ -18,8 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-LEVEL = 0.95
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -29,8 +27,8 @@ class Estimate:
 
     @property
     def half(self):
-        """Half of the interval's width."""
-        return self.error * student.ppf(0.5 + LEVEL / 2, self.freedom)
+        """Half of the width of the 95 % interval."""
+        return self.error * student.ppf(0.975, self.freedom)
 
     @property
     def low(self):
