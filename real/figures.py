@@ -12,32 +12,36 @@ import numpy as np
 
 from real.tasks import EXPERIMENTS
 from toy import figures, files
-from toy.samplers import choice_of, label
+from toy.samplers import choice_of
 
 
-def means(results, experiment):
-    """{method, and level if it is LPO: [(mean reward on test prompts, cell)], the best last}"""
-    found = defaultdict(list)
+def measured(results):
+    """{experiment: {method, and level if it is LPO: rewards of test prompts (D,P)}}, where D are
+    decoders, or settings of a rule."""
+    found = {}
     for cell in results["cells"]:
-        if cell["cell"][0] == experiment:
-            method = ", ".join(map(str, cell["cell"][1:3]))  # without the decoder's number
-            found[method] += [(np.mean(x), cell) for x in cell["rewards"]["test"].values()]
-    return {method: sorted(pairs, key=lambda pair: pair[0]) for method, pairs in found.items()}
+        experiment, *method = cell["cell"][:3]  # without the decoder's number
+        rows = found.setdefault(experiment, {}).setdefault(", ".join(method), [])
+        rows += cell["rewards"]["test"].values()
+    return found
 
 
 def rewards(results):
     """A line per method, best at the top: a dot per decoder, or the rule's setting; their mean."""
-    names = [name for name in EXPERIMENTS if means(results, name)]
-    figure, axes = figures.panels(len(names), 1, 6.4, 4)
-    for axis, experiment in zip(axes, names):
-        lines = {method: [x for x, _ in pairs] if "," in method else [pairs[-1][0]]
-                 for method, pairs in means(results, experiment).items()}
-        for row, method in enumerate(sorted(lines, key=lambda name: np.mean(lines[name]))):
+    found = measured(results)
+    figure, axes = figures.panels(len(found), 1, 6.4, 4)
+    for axis, (experiment, methods) in zip(axes, found.items()):
+        lines = {}
+        for method, rows in methods.items():
+            means = np.sort(np.mean(rows, 1))
+            lines[method] = means if "," in method else means[-1:]
+        lines = dict(sorted(lines.items(), key=lambda line: line[1].mean()))
+        for row, (method, means) in enumerate(lines.items()):
             level = method.partition(", ")[2]
             colour = {"": figures.FIXED, "token": figures.TOKEN}.get(level, figures.SEQUENCE)
-            axis.plot(lines[method], [row] * len(lines[method]), "o", color=colour, alpha=0.35)
-            axis.plot(np.mean(lines[method]), row, "|", color=colour, markersize=14)
-        axis.set_yticks(range(len(lines)), sorted(lines, key=lambda name: np.mean(lines[name])))
+            axis.plot(means, [row] * len(means), "o", color=colour, alpha=0.35)
+            axis.plot(means.mean(), row, "|", color=colour, markersize=14)
+        axis.set_yticks(range(len(lines)), lines)
         axis.set(title=experiment, xlabel="mean reward on test prompts")
         axis.locator_params(axis="x", nbins=6)
     return figure
@@ -45,25 +49,21 @@ def rewards(results):
 
 def temperatures(results):
     """How often the median decoder over temperatures uses each of them, role by role."""
-    bars, choices = [], [label(choice_of(name)) for name in results["sets"]["temperatures"]]
+    table, choices = {}, [choice_of(name) for name in results["sets"]["temperatures"]]
     for experiment in EXPERIMENTS:
-        pairs = means(results, experiment).get("temperatures, token")
-        counts = defaultdict(lambda: np.zeros(len(choices)))
-        for role, k, n in pairs[(len(pairs) - 1) // 2][1]["used"] if pairs else ():
-            counts[role][k] += n
-        bars += counts.items()
-    if not bars:
+        decoders = [cell for cell in results["cells"]
+                    if cell["cell"][:3] == [experiment, "temperatures", "token"]]
+        if decoders:
+            decoders.sort(key=lambda cell: np.mean(cell["rewards"]["test"]["temperatures"]))
+            counts = defaultdict(lambda: np.zeros(len(choices)))
+            for role, k, n in decoders[(len(decoders) - 1) // 2]["used"]:
+                counts[role][k] += n
+            table |= {role: x / x.sum() for role, x in counts.items()}
+    if not table:
         return None
-    figure, (axis,) = figures.panels(1, 1, 6.4, 0.5 * len(bars) + 1.4)
-    shade = figures.shades(choices)
-    for row, (_, counts) in enumerate(bars[::-1]):
-        left = np.cumsum([0, *counts]) / counts.sum()
-        for k, choice in enumerate(choices):
-            axis.barh(row, left[k + 1] - left[k], left=left[k], color=figures.SHADES(shade(choice)),
-                      label=figures.name_of(choice) if row == 0 else None)
-    axis.set_yticks(range(len(bars)), [role for role, _ in bars[::-1]])
-    axis.set(xlabel="share of tokens at each temperature (median decoder)", xlim=(0, 1))
-    figure.legend(loc="outside upper center", ncols=len(choices))
+    figure, (axis,) = figures.panels(1, 1, 6, 0.35 * len(table) + 1.2)
+    figures.heat_map(axis, table, choices)
+    axis.set(title="% of tokens at each temperature (median decoder)")
     return figure
 
 

@@ -1,21 +1,16 @@
 """How fast, against what: prints the tables of BENCHMARKS.md, or fills them in with --publish.
 
-    python -m results.benchmark [generation training job] [--device cuda] [--quick] [--publish]
+    python -m results.benchmark [generation training] [--device cuda] [--quick] [--publish]
 
 Competitors take turns in one process; a ratio is the median over turns, with its quartiles: ratios
 mean more elsewhere than times. On a GPU the model has 10.7 million parameters in bfloat16, on a CPU
 it is a toy in float32.
 """
 import argparse
-import re
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -25,12 +20,14 @@ import fast.generate
 from decoder import AdaptiveDecoder
 from lpo import require
 from model import GPT, GPTConfig
+from results.tables import filled, markdown
 from toy import files
 
 PAGE = Path(__file__).resolve().parent / "BENCHMARKS.md"
 SHAPES = dict(cpu=dict(shape=(4, 4, 128), batches=(1, 64, 512), new=48, turns=15),
               cuda=dict(shape=(6, 6, 384), batches=(1, 64, 1024), new=240, turns=7))
 VOCAB, PROMPT, SLOTS = 128, 16, 256
+TAU = 0.8  # of all that has one temperature
 PEER = "compiled loop"
 
 
@@ -73,10 +70,10 @@ def speed(times, name, over):
 
 
 @torch.no_grad()
-def recompute(model, idx, new, temperature=0.8):
+def recompute(model, idx, new):
     """nanoGPT's way: everything again for each token."""
     for _ in range(new):
-        logits = model(idx)[0][:, -1].float() / temperature
+        logits = model(idx)[0][:, -1].float() / TAU
         idx = torch.cat([idx, torch.multinomial(logits.softmax(-1), 1)], dim=1)
 
 
@@ -88,10 +85,9 @@ class CompiledLoop(nn.Module):
     temperature is one number, and there is neither a decoder nor an end of text.
     """
 
-    def __init__(self, model, B, temperature=0.8):
+    def __init__(self, model, B):
         super().__init__()
         self.model = model
-        self.temperature = temperature
         H, like = model.config.n_head, model.norm.weight
         kv = like.new_zeros(model.config.n_layer, 2, B, H, SLOTS, model.config.n_embd // H)
         for layer, of_layer in enumerate(kv):
@@ -116,7 +112,7 @@ class CompiledLoop(nn.Module):
             x = x + block.out(y.transpose(1, 2).reshape(B, T, -1))
             x = x + block.down(F.gelu(block.up(block.norm2(x)), approximate="tanh"))
         logits = model.norm(x[:, -1]) @ model.token_embedding.weight.T  # (B,V)
-        probabilities = (logits.float() / self.temperature).softmax(-1)
+        probabilities = (logits.float() / TAU).softmax(-1)
         # the least of V exponential waits of rates p is the v-th with probability p_v
         noise = torch.empty_like(probabilities).exponential_()
         self.pos.add_(T)
@@ -124,16 +120,15 @@ class CompiledLoop(nn.Module):
 
 
 @torch.no_grad()
-def loop_of(model, prompts, new, compiled=True, temperature=0.8):
+def loop_of(model, prompts, new):
     """CompiledLoop at work: a graph for the prompts, one for a token.  -> f() -> tokens (B,new)"""
     B, T = prompts.shape
-    loop = CompiledLoop(model, B, temperature)
+    loop = CompiledLoop(model, B)
     options = {}
     if prompts.is_cuda:  # mode "reduce-overhead", and what gpt-fast sets beside it
         options = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
-    step = loop.forward
-    if compiled:  # not dynamic: a second batch size is compiled anew
-        step = torch.compile(step, fullgraph=True, dynamic=False, options=options)
+    # not dynamic: a second batch size is compiled anew
+    step = torch.compile(loop.forward, fullgraph=True, dynamic=False, options=options)
 
     @torch.no_grad()
     def f():
@@ -155,7 +150,7 @@ def generation(device, setting):
     rows = []
     for B in setting["batches"]:
         idx = torch.ones(B, PROMPT, dtype=torch.long, device=device)
-        policies = {"one temperature": dict(temperature=0.8), "a decoder": dict(decoder=adaptive)}
+        policies = {"one temperature": dict(temperature=TAU), "a decoder": dict(decoder=adaptive)}
         competitors = {"nanoGPT's loop": lambda: recompute(model, idx, new)}
         for name, policy in policies.items():
             competitors[f"decoder.generate, {name}"] = lambda policy=policy: decoder.generate(
@@ -176,18 +171,17 @@ def generation(device, setting):
     return rows
 
 
-# --- a training step, and the main job ------------------------------------------------------------
+# --- a training step ------------------------------------------------------------------------------
 
 
 def training(device, setting):
     """Milliseconds of a step on 32 x 64 tokens, and times as fast as transformers' GPT-2."""
     import transformers  # which nothing else here needs
     idx = torch.randint(VOCAB, (32, 65), device=device)
-    names = ("n_layer", "n_head", "n_embd")
+    n_layer, n_head, n_embd = setting["shape"]
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=VOCAB, n_positions=SLOTS, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-        bos_token_id=None, eos_token_id=None,
-        **dict(zip(names, setting["shape"]))))
+        vocab_size=VOCAB, n_positions=SLOTS, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=None, eos_token_id=None))
     ours = GPT(GPTConfig(VOCAB, SLOTS, *setting["shape"]))
 
     def step_of(model, logits_of, dtype=None):
@@ -210,24 +204,7 @@ def training(device, setting):
              "x transformers": speed(times, name, "transformers")} for name, of in times.items()]
 
 
-def job(device, setting):
-    """Seconds of `python train_toy.py`, start and figures included."""
-    with tempfile.TemporaryDirectory() as folder:
-        more = ["--quick"] if setting["turns"] == 1 else []
-        command = [sys.executable, "train_toy.py", "--device", device, "--out", folder, *more]
-        took = seconds(lambda: subprocess.run(command, cwd=files.ROOT, check=True,
-                                              capture_output=True))
-    return [{"": " ".join(["train_toy.py", *more]), "s": f"{took:.1f}"}]
-
-
-SECTIONS = dict(generation=generation, training=training, job=job)
-
-
-def filled(page, name, table):
-    """A page with a table between its marks; ValueError if it has none of that name."""
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.S)
-    require(pattern.search(page), f"{PAGE.name} has no table {name}")
-    return pattern.sub(lambda found: f"{found[1]}{table}\n{found[2]}", page)
+SECTIONS = dict(generation=generation, training=training)
 
 
 def main(arguments):
@@ -239,12 +216,11 @@ def main(arguments):
     where = environment["gpu"] if device == "cuda" else f"{environment['machine']}, one thread"
     source = f"{where}; commit {environment['commit']}, torch {environment['torch']}."
     for name in arguments.sections or SECTIONS:
-        table = pd.DataFrame(SECTIONS[name](device, setting)).to_markdown(
-            index=False, disable_numparse=True)
+        table = markdown(SECTIONS[name](device, setting))
         print(f"\n{source}\n\n{table}", flush=True)
-        page = PAGE.read_text(encoding="utf-8")
-        if arguments.publish and f"<!-- {name}_{device} -->" in page:
-            files.write(PAGE, filled(page, f"{name}_{device}", f"{source}\n\n{table}"))
+        if arguments.publish:
+            tables = {f"{name}_{device}": f"{source}\n\n{table}"}
+            files.write(PAGE, filled(PAGE.read_text(encoding="utf-8"), tables))
 
 
 if __name__ == "__main__":

@@ -2,21 +2,21 @@
 
 A cell is a dict: part, experiment, subtask (or "" for all), level, method, option, base_seed, seed,
 mode (of the noisy slots), split (of the prompts that it is measured on), what to `do`, and in `how`
-whatever differs from the main job's options (train_toy.Config) and from methods.Recipe. Everything
+whatever differs from the main job's options (train_toy.Config) and from methods.learn's. Everything
 that is searched for or tuned is measured on validation prompts; test prompts are only for what is
 reported.
 """
 import contextlib
 import functools
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 import tasks
 from decoder import choice_name
-from results.methods import (FINER, RULES, Recipe, at_edge, is_cold, kind_of, learn, respond_by,
+from results.methods import (FINER, RULES, at_edge, is_cold, kind_of, learn, respond_by,
                              respond_by_rule)
 from toy import files
 from toy.evaluate import (SEARCHED_VOTES, choice_rows, is_voted, race, respond, reward_rows, row,
@@ -27,6 +27,7 @@ from train_toy import Config
 
 MODE = tasks.MODE
 SEARCH = 4      # responses per validation prompt
+RECIPE = ("objective", "sees", "floor", "noise")  # what `learn` takes beside the main job's options
 SOURCES = ("lpo.py", "model.py", "decoder.py", "tasks.py", "train_toy.py", "toy/evaluate.py",
            "toy/samplers.py", "toy/models.py", "toy/files.py", "results/methods.py",
            "results/cells.py")
@@ -44,13 +45,11 @@ def name_of(cell):
     return f"{words}-{files.digest([cell, code()])}.json.gz"
 
 
-def options_of(cell):
-    """-> the main job's Config, whose seed serves the base model or the decoder, and the Recipe"""
-    ours = {f.name for f in fields(Recipe)}
-    how = {name: tuple(x) if isinstance(x, list) else x for name, x in cell["how"].items()}
-    cfg = Config(device="cpu", seed=cell["base_seed"] + 1000 * cell["seed"],
-                 **{name: x for name, x in how.items() if name not in ours})
-    return cfg, Recipe(**{name: x for name, x in how.items() if name in ours})
+def config_of(cell, seed=0):
+    """The main job's options; seed 0 is that of the base model."""
+    how = {name: tuple(x) if isinstance(x, list) else x for name, x in cell["how"].items()
+           if name not in RECIPE}
+    return Config(device="cpu", seed=cell["base_seed"] + 1000 * seed, **how)
 
 
 # --- the base model -------------------------------------------------------------------------------
@@ -67,14 +66,13 @@ def slots_of(share):
 
 
 def base_file(cell, folder):
-    cfg = replace(options_of(cell)[0], seed=cell["base_seed"])
-    key, _ = files.keys(asdict(cfg))
+    key, _ = files.keys(asdict(config_of(cell)))
     return Path(folder) / f"base_{key}{'' if cell['mode'] == MODE else '_' + str(cell['mode'])}.pt"
 
 
 def base_model(cell, folder):
     """Pretrained once; the same for all cells of a base seed and mode."""
-    cfg = replace(options_of(cell)[0], seed=cell["base_seed"])
+    cfg = config_of(cell)
 
     def make():
         with slots_of(cell["mode"]):
@@ -95,22 +93,20 @@ def prompts_of(cfg, cell, split):
     return [item for item in prompts if cell["subtask"] in ("", item[0])]
 
 
-def fixed(cell, cfg, how, base, prompts, search, gen):
+def fixed(cell, cfg, base, prompts, search, gen):
     for choice in map(choice_of, cfg.choices):
         outcome = respond(base, prompts, cfg.test_samples, gen, temperature=choice)
         yield str(label(choice)), outcome, []
 
 
-def oracle(cell, cfg, how, base, prompts, search, gen):
+def oracle(cell, cfg, base, prompts, search, gen):
     """The best choice for every role; where answers are voted on, also by the majority of 8."""
     choices = list(map(choice_of, cfg.choices))
     for votes in (None, SEARCHED_VOTES) if cell["detail"] and is_voted(prompts) else (None,):
         tables = search_oracle(base, search, choices, votes or SEARCH, gen, votes)
         outcome = respond(base, prompts, cfg.test_samples, gen,
                           temperature=[tables[name] for name, _ in prompts])
-        yield "by majority" if votes else "", outcome, [
-            row("oracle choice", 1, 1, subtask=name, role=role, choice=label(choice))
-            for name, table in tables.items() for role, choice in table.items()]
+        yield "by majority" if votes else "", outcome, []
 
 
 def best_rule(base, rules, search, gen):
@@ -127,19 +123,17 @@ def best_rule(base, rules, search, gen):
     return *race(rules, in_turns, rewards_of, halve=True), sum(scored)
 
 
-def kinds(cell, cfg, how, base, prompts, search, gen):
+def kinds(cell, cfg, base, prompts, search, gen):
     """The oracle of the sequence level: the best choice for each kind of prompt."""
     choices, best = list(map(choice_of, cfg.choices)), {}
     for kind in dict.fromkeys(map(kind_of, search)):
         of_kind = [item for item in search if kind_of(item) == kind]
         best[kind], _, _ = best_rule(base, choices, of_kind, gen)
     rules = [best[kind_of(item)] for item in prompts]
-    yield "", respond_by_rule(base, prompts, cfg.test_samples, gen, rules), [
-        row("oracle choice", 1, 1, subtask=kind, choice=label(choice))
-        for kind, choice in best.items()]
+    yield "", respond_by_rule(base, prompts, cfg.test_samples, gen, rules), []
 
 
-def rule(cell, cfg, how, base, prompts, search, gen):
+def rule(cell, cfg, base, prompts, search, gen):
     """The best setting of a rule, or of several, on validation prompts."""
     rules = [rule for family in cell["families"] for rule in (RULES | FINER)[family]]
     some = np.random.default_rng(0).permutation(len(rules))[::cell["thin"]]
@@ -151,14 +145,14 @@ def rule(cell, cfg, how, base, prompts, search, gen):
                         for metric, x in found.items()]
 
 
-def train(cell, cfg, how, base, prompts, search, gen):
+def train(cell, cfg, base, prompts, search, gen):
     """A decoder, by the main job's loop; `every_round` measures it after each."""
-    for rnd, (model, decoder, reward) in enumerate(learn(cfg, base, cell["experiment"],
-                                                         cell["level"], how), 1):
+    recipe = {name: x for name, x in cell["how"].items() if name in RECIPE}
+    rounds = learn(cfg, base, cell["experiment"], cell["level"], **recipe)
+    for rnd, (model, decoder) in enumerate(rounds, 1):
         if rnd < cfg.rounds and not cell["every_round"]:
             continue
-        numbers = [row("scored", rnd * cfg.prompts * cfg.responses, 1),
-                   row("round reward", reward, cfg.prompts)]
+        numbers = [row("scored", rnd * cfg.prompts * cfg.responses, 1)]
         outcome = respond_by(model, decoder, prompts, cfg.test_samples, gen)
         if cell["detail"]:
             numbers += choice_rows(outcome, cfg.choices)
@@ -177,12 +171,12 @@ def compute(cell, folder):
     base = base_model(cell, folder)
     rewards, numbers = {}, []
     if cell["do"] != "base":
-        cfg, how = options_of(cell)
+        cfg = config_of(cell, cell["seed"])
         prompts = prompts_of(cfg, cell, cell["split"])
         search = prompts_of(cfg, cell, "validation")
         gen, _ = files.randomness("cpu", "study", *(cell[name] for name in (
             "experiment", "subtask", "level", "method", "option", "base_seed", "seed")))
-        for option, outcome, rows in DO[cell["do"]](cell, cfg, how, base, prompts, search, gen):
+        for option, outcome, rows in DO[cell["do"]](cell, cfg, base, prompts, search, gen):
             rewards[option] = outcome.rewards.round(4).tolist()
             numbers += [dict(x, option=option) for x in [*reward_rows(outcome), *rows]]
     return dict(rewards=rewards, numbers=numbers, seconds=time.process_time() - began)

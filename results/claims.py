@@ -13,7 +13,7 @@ from lpo import require
 from results.intervals import estimate, holm
 from results.methods import LEVEL, OBJECTIVES, SETS
 from results.plan import LPO, MEMORY
-from results.tables import FIXED, HERE, ORDER, SUBTASK, WITH, WITHOUT, Data
+from results.tables import FIXED, HERE, ORDER, SUBTASK, WITH, WITHOUT, Data, differences
 from toy.files import program
 
 CLAIMS = {}
@@ -51,16 +51,13 @@ def plain(sentence):
 
 
 def sentences(text):
-    """[(sentence as it is written, name of its claim or None)]"""
-    found = []
+    """Yields (a sentence as it is written, the name of its claim or None)."""
     for paragraph in re.split(r"\n\s*\n|\n(?=\s*- )", LEFT_OUT.sub("", text)):
         # a comment belongs to what is before it, bold to the sentence that it ends in
         paragraph = re.sub(r"\s*(<!-- claim: \w+ -->)", r"\1", paragraph)
-        for part in SENTENCE.findall(paragraph):
-            if part.strip():
-                name = COMMENT.search(part)
-                found.append((part.strip(), name and name[1]))
-    return found
+        for part in filter(str.strip, SENTENCE.findall(paragraph)):
+            name = COMMENT.search(part)
+            yield part.strip(), name and name[1]
 
 
 def faults(text, data, claims=CLAIMS):
@@ -89,26 +86,23 @@ def faults(text, data, claims=CLAIMS):
 # --- the claims: "more" means that an interval, adjusted by Holm's method, excludes 0 -------------
 
 
-def apart(data, pairs, significant=True):
-    """The gains of (experiment, method, minus); AssertionError unless each is significant, or none
-    is."""
-    gains = [data.estimate(*pair) for pair in pairs]
-    for pair, gain, p in zip(pairs, gains, holm([gain.p for gain in gains])):
-        assert (p < 0.05) == significant and (gain.mean > 0 or not significant), (pair, gain, p)
+def significant(data, pairs):
+    """{(experiment, method, minus): the mean difference} of those that are significant."""
+    return {pair: x.mean for pair, (x, p) in differences(data, pairs).items() if p < 0.05}
+
+
+def apart(data, pairs):
+    """The gains of (experiment, method, minus); AssertionError unless each is significant."""
+    gains = significant(data, pairs)
+    for pair in pairs:
+        assert gains.get(pair, 0) > 0, (pair, format(data.estimate(*pair), ".3f"))
     return gains
-
-
-def differences(data, pairs):
-    """{pair: how much more LPO over temperatures earns}, of (experiment, other), if significant."""
-    gains = [data.estimate(e, LPO, other) for e, other in pairs]
-    return {pair: gain.mean for pair, gain, p in zip(pairs, gains, holm([g.p for g in gains]))
-            if p < 0.05}
 
 
 def more(data, method, minus, experiments=ORDER):
     """The gain on each of these experiments; AssertionError unless each is significant."""
     gains = apart(data, [(e, method, minus) for e in experiments])
-    return {e: gain.mean for e, gain in zip(experiments, gains)}
+    return {e: gain for (e, _, _), gain in gains.items()}
 
 
 @claim
@@ -150,13 +144,19 @@ def rule_per_subtask(data):
     return dict(gain=more(data, SUBTASK, MEMORY, ["mix"])["mix"])
 
 
+def below_the_oracle(data, name):
+    """What LPO and the oracle earn with a set on the vote; AssertionError unless LPO earns less."""
+    lpo, oracle = (data.estimate("vote", f"{who}, {name}") for who in ("LPO", "oracle"))
+    assert lpo.high < oracle.low
+    return lpo.mean, oracle.mean
+
+
 @claim
 def truncations_fail(data):
     """On the vote LPO over truncations fails: it earns {lpo:.2f}, and an oracle over the same
     choices {oracle:.2f}."""
-    lpo, oracle = (data.estimate("vote", f"{who}, typical and cuts") for who in ("LPO", "oracle"))
-    assert lpo.high < oracle.low
-    return dict(lpo=lpo.mean, oracle=oracle.mean)
+    lpo, oracle = below_the_oracle(data, "typical and cuts")
+    return dict(lpo=lpo, oracle=oracle)
 
 
 @claim
@@ -164,14 +164,12 @@ def recipe(data):
     """On the vote the two sets of truncations earn {cuts:.2f} and {each:.2f} with the recipe that
     was tuned for temperatures, though their oracles earn {cuts_oracle:.2f} and
     {each_oracle:.2f}."""
-    found = {name + ending: data.estimate("vote", f"{who}, {of}")
-             for name, of in (("cuts", "typical and cuts"), ("each", "one of each"))
-             for who, ending in (("LPO", ""), ("oracle", "_oracle"))}
-    assert all(found[name].high < found[name + "_oracle"].low for name in ("cuts", "each"))
-    return {name: x.mean for name, x in found.items()}
+    cuts, cuts_oracle = below_the_oracle(data, "typical and cuts")
+    each, each_oracle = below_the_oracle(data, "one of each")
+    return dict(cuts=cuts, cuts_oracle=cuts_oracle, each=each, each_oracle=each_oracle)
 
 
-def shares(data, method, least):
+def shares(data, method, least=()):
     """% of the headroom by experiment, those of `least` asserted to be significant."""
     found = {e: data.estimate(e, method, share=True) for e in ORDER}
     assert all(found[e].low > 0 for e in least), found
@@ -198,7 +196,7 @@ def rules_without(data):
     on the mix and {constrained:.0f} % on constrained writing; on the vote none differs from greedy
     decoding."""
     assert abs(data.estimate("vote", WITHOUT, FIXED).mean) < 0.001
-    return shares(data, WITHOUT, ())
+    return shares(data, WITHOUT)
 
 
 @claim
@@ -211,10 +209,7 @@ def rules_with(data):
 
 def chosen(data, method, subtask, role, choice):
     """% of the words of a role at a choice, the mean over decoders."""
-    rows = data.numbers
-    rows = rows[(rows["method"] == method) & (rows["metric"] == "choice_share")
-                & (rows["option"] == "") & (rows["subtask"] == subtask) & (rows["role"] == role)
-                & (rows["level"] == rows["experiment"].map(LEVEL))]
+    rows = data.choices(method=method, subtask=subtask, role=role)
     decoders = rows.groupby(["base_seed", "seed"]).ngroups
     return 100 * rows[rows["choice"] == choice]["value"].sum() / decoders
 
@@ -315,10 +310,10 @@ def same_as_lpo(data):
     marginal, with {repeats:.3f} more on repeats, and DPO with a continuous temperature, with
     {mix:.3f} more on the mix; otherwise they are not significantly different from it."""
     others = ("marginal policy gradient", "continuous DPO")
-    found = differences(data, [(e, other) for e in ORDER for other in others])
-    better = {("repeats", others[0]), ("mix", others[1])}
-    assert set(found) == better and max(found.values()) < 0, found
-    return {e: -gain for (e, _), gain in found.items()}
+    found = significant(data, [(e, other, LPO) for e in ORDER for other in others])
+    better = {("repeats", others[0], LPO), ("mix", others[1], LPO)}
+    assert set(found) == better and min(found.values()) > 0, found
+    return {e: gain for (e, _, _), gain in found.items()}
 
 
 @claim
@@ -335,12 +330,12 @@ def better_on_mix(data):
     {continuous:.3f}, and the separate loss with a reference, by {separate:.3f}; none earns
     significantly less."""
     learned = [name for name in OBJECTIVES if name != "AutoDeco's, corpus"]
-    found = differences(data, [("mix", other) for other in learned if data.has("mix", other)])
+    found = significant(data, [("mix", other, LPO) for other in learned if data.has("mix", other)])
     better = dict(latent_exact="latent_exact", continuous="continuous DPO",
                   separate="separate, with reference")
-    assert {other for _, other in found} == set(better.values()), found
-    assert max(found.values()) < 0, found
-    return {name: -found["mix", other] for name, other in better.items()}
+    assert {other for _, other, _ in found} == set(better.values()), found
+    assert min(found.values()) > 0, found
+    return {name: found["mix", other, LPO] for name, other in better.items()}
 
 
 @claim
@@ -363,7 +358,7 @@ def last_word(data):
     {repeats:.0f} % on repeats and {constrained:.0f} % on constrained writing, and is worse than
     LPO in all four."""
     apart(data, [(e, LPO, "sees last word") for e in ORDER])
-    return {e: data.estimate(e, "sees last word", share=True).mean for e in ORDER}
+    return shares(data, "sees last word")
 
 
 @claim
@@ -373,8 +368,7 @@ def prompt_words(data):
     more than LPO's {lpo:.0f}."""
     other = "sees last word and prompt words"
     apart(data, [(e, LPO, other) for e in TOKEN] + [("mix", other, LPO)])
-    found = {e: data.estimate(e, other, share=True).mean for e in ORDER}
-    return found | dict(lpo=data.estimate("mix", LPO, share=True).mean)
+    return shares(data, other) | dict(lpo=shares(data, LPO)["mix"])
 
 
 def swept(data, experiment, one, other, level=None):
@@ -406,9 +400,7 @@ def noise_and_beta(data):
     {low:.2f}, {middle:.2f} and {high:.2f}."""
     betas = ("0.17", "0.5", "1.5")
     found = [swept(data, "vote", ("noise, latent", f"flip 0.2, beta {x}"), NOISY) for x in betas]
-    recipe = data.numbers[(data.numbers["option"] == "recipe") & (data.numbers["metric"] == "beta")
-                          & (data.numbers["method"] == "latent")
-                          & (data.numbers["experiment"] == "vote")]
+    recipe = data.rows(option="recipe", metric="beta", method="latent", experiment="vote")
     assert recipe["value"].tolist() == [4.5]
     return dict(zip(("low", "middle", "high"), (one for one, _ in found)))
 
@@ -429,12 +421,11 @@ def few_responses(data):
     """On repeats, the mix and constrained writing, LPO over choices with a memory earns more after
     192 scored responses than a frequency penalty that was tuned with {tuned:,.0f}; on the vote it
     needs 288."""
-    rows = data.numbers[(data.numbers["method"] == "scored, frequency penalty")
-                        & (data.numbers["option"] == "48 prompts")
-                        & (data.numbers["metric"] == "scored")]
+    penalty, option = "scored, frequency penalty", "48 prompts"
     for e in ORDER:
         swept(data, e, ("scored, memory", f"12 prompts, round {3 if e == 'vote' else 2}"),
-              ("scored, frequency penalty", "48 prompts"))
+              (penalty, option))
+    rows = data.rows(method=penalty, option=option, metric="scored")
     return dict(tuned=rows["value"].min())
 
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-LEVEL = 0.95
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -29,8 +27,8 @@ class Estimate:
 
     @property
     def half(self):
-        """Half of the interval's width."""
-        return self.error * student.ppf(0.5 + LEVEL / 2, self.freedom)
+        """Half of the width of the 95 % interval."""
+        return self.error * student.ppf(0.975, self.freedom)
 
     @property
     def low(self):
@@ -82,12 +80,11 @@ def estimate(values, strata=None):
 
 def holm(ps):
     """Holm's adjusted p-values: reject those below 0.05 and one false claim has odds below 0.05."""
-    order = np.argsort(ps)
-    adjusted, largest = np.empty(len(ps)), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
-        adjusted[i] = largest
-    return adjusted
+    ps = np.asarray(ps)
+    order = ps.argsort()
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.maximum.accumulate((len(ps) - np.arange(len(ps))) * ps[order])
+    return adjusted.clip(max=1)
 
 
 # --- how often intervals cover --------------------------------------------------------------------

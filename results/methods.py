@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from decoder import (AdaptiveDecoder, Rollout, aligned, at_least_float32, choice_logps, counts_of,
                      response_logps)
 from fast.generate import generate
-from lpo import VARIANTS, ResponseLogps, lpo_loss, marginal, sampled
+from lpo import ResponseLogps, lpo_loss, marginal, sampled
 from model import Cache
 from tasks import EOS, EXPERIMENTS, HURRY, PROMPT_LENGTH, TASKS, VOCAB_SIZE, corpus, encode
 from toy import files
@@ -38,9 +38,8 @@ def choices_of(texts):
     return tuple(label(choice_of(text)) for text in texts.split())
 
 
-TEMPERATURES = Config().choices
 SETS = {  # fixed before the study; each has greedy decoding in it
-    "temperatures": TEMPERATURES,
+    "temperatures": Config().choices,
     "typical and cuts": choices_of("0 typical_p=.5@.6 epsilon_cutoff=.02@3 epsilon_cutoff=.05@3 "
                                    "top_nsigma=.5@3 min_p=.05@3 1"),
     "one of each": choices_of("0 .6 1 min_p=.05@3 top_nsigma=1.5@3 top_p=.9@2"),
@@ -313,14 +312,9 @@ def kind_of(item):
 # --- losses: of the sides of a round's data, and of advantages where there are any -> (B,) --------
 
 
-def text_score(r):
-    """sum_t log sum_k P(tau_k) P(y_t | tau_k), without a reference.  ResponseLogps -> (B,)"""
-    return marginal(r.text_logps, r.tau_logps).masked_fill(~r.mask, 0).sum(-1)
-
-
 def likelihood(r):
-    """-log probability of the text."""
-    return -text_score(r)
+    """-log P(text) = -sum_t log sum_k P(tau_k) P(y_t | tau_k).  ResponseLogps -> (B,)"""
+    return -marginal(r.text_logps, r.tau_logps).masked_fill(~r.mask, 0).sum(-1)
 
 
 def reinforce(r, advantages):
@@ -330,7 +324,12 @@ def reinforce(r, advantages):
 
 def marginal_policy_gradient(r, advantages):
     """-advantage log P(text): REINFORCE with the temperatures summed out."""
-    return -advantages * text_score(r)
+    return advantages * likelihood(r)
+
+
+def dpo(chosen, rejected, beta):
+    """Of one choice the latent score is that of DPO (arXiv 2305.18290)."""
+    return lpo_loss(chosen, rejected, "latent", beta)
 
 
 def leave_one_out(rewards):
@@ -347,7 +346,7 @@ def group_normalised(rewards):
 @dataclass(frozen=True)
 class Objective:
     data: str                            # "pairs", "chosen", "all" responses or "corpus"
-    loss: str | Callable                 # a variant of lpo_loss, or a function above
+    loss: str | Callable                 # one of the main job's, or a function above
     advantage: Callable | None = None
     continuous: bool = False             # one temperature as a function of the hidden state
     reference: bool = False              # the decoder's, in `separate`
@@ -368,7 +367,7 @@ OBJECTIVES = {
     "REINFORCE": Objective("all", reinforce, leave_one_out),
     "GRPO-normalised": Objective("all", reinforce, group_normalised),
     "marginal policy gradient": Objective("all", marginal_policy_gradient, leave_one_out),
-    "continuous DPO": Objective("pairs", "latent", continuous=True),  # arXiv 2305.18290
+    "continuous DPO": Objective("pairs", dpo, continuous=True),
     # AutoDeco's, arXiv 2510.26697, for the temperature alone; curated text are the best responses
     "AutoDeco's, best of 8": Objective("chosen", likelihood, continuous=True),
     "AutoDeco's, corpus": Objective("corpus", likelihood, continuous=True)}
@@ -514,15 +513,6 @@ def respond_by(model, decoder, prompts, samples, generator, **policy):
 # --- training: the main job's loop, with another objective, input or reward -----------------------
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What is trained beside the options of the main job."""
-    objective: str = "latent"
-    sees: str = "hidden state"
-    floor: float = 0.0   # share of the uniform distribution while training samples
-    noise: str = ""      # of the reward: "flip 0.2" or "spread 3"
-
-
 def noisy(rewards, noise, rng):
     """Rewards (P,N) as a bad judge gives them. "flip 0.2": a fifth of the prompts have their
     responses ranked in reverse. "spread 3": Gaussian noise of three times the rewards' spread."""
@@ -562,7 +552,7 @@ def scorer(model, decoder, prompts, rollout):
         return lambda: replace(frozen, tau_logps=decided())
 
     def text_logps():
-        """With one choice the latent score is DPO's, of the text.  -> (B,T,1)"""
+        """Of the one temperature.  -> (B,T,1)"""
         logps = (at_least_float32(logits) / decoder.response(hidden)).log_softmax(-1)
         return logps.gather(-1, rollout.tokens[..., None])
     reference = text_logps().detach()
@@ -570,16 +560,12 @@ def scorer(model, decoder, prompts, rollout):
                                  rollout.mask, text_logps(), reference)
 
 
-def update_by(objective, model, decoder, sides, more, lr, steps):
-    """Updates of a decoder by an objective that train_toy.update does not have."""
+def update_by(loss, model, decoder, sides, more, lr, steps):
+    """Updates of a decoder by a loss that train_toy.update does not have."""
     scorers = [scorer(model, decoder, *side) for side in sides]
     optimizer = torch.optim.AdamW(decoder.parameters(), lr, weight_decay=0.0)
     for _ in range(steps):
-        logps = [score() for score in scorers]
-        if objective.loss in VARIANTS:
-            losses = lpo_loss(*logps, objective.loss, *more)
-        else:
-            losses = objective.loss(*logps, *more)
+        losses = loss(*(score() for score in scorers), *more)  # (B,)
         optimizer.zero_grad()
         losses.mean().backward()
         optimizer.step()
@@ -593,45 +579,48 @@ def round_data(objective, outcome, rewards, cfg, experiment, rng):
         advantages = torch.tensor(objective.advantage(rewards), dtype=torch.float32)
         return [outcome.side(range(rewards.size))], (advantages.flatten(),)
     sides = [outcome.side(indices) for indices in make_pairs(rewards, cfg.pairing)]
-    if objective.data == "chosen" and objective.continuous:
+    if objective.loss is likelihood:
         return sides[:1], ()
     return sides, (cfg.beta,)
 
 
-def learn(cfg, base, experiment, level, how):
-    """Train a decoder as the main job does.  Yields model, decoder, mean reward after each round"""
+def learn(cfg, base, experiment, level, objective="latent", sees="hidden state", floor=0.0,
+          noise=""):
+    """Train a decoder as the main job does.  Yields the model and the decoder after each round
+
+    floor: the share of the uniform distribution while training samples. noise: of the reward.
+    """
     gen, rng = files.randomness(cfg.device, "train", experiment, level, cfg.seed)
     judge = np.random.default_rng(cfg.seed)
-    objective = OBJECTIVES[how.objective]
+    objective = OBJECTIVES[objective]
     model, width = copy.deepcopy(base), cfg.n_embd
-    if how.sees in STATES:
-        see = STATES[how.sees]
+    if sees in STATES:
+        see = STATES[sees]
         model = Wrapped(model, lambda logits, *rest: (logits, see(logits, *rest)))
         width = model(torch.zeros(1, PROMPT_LENGTH, dtype=torch.long))[1].shape[-1]
     if objective.continuous:
         decoder = Continuous(width, level)
     else:
         decoder = AdaptiveDecoder(width, map(choice_of, cfg.choices), level, n_hidden=cfg.n_embd)
-    reference = None
     for rnd in range(cfg.rounds):
-        if reference is None or cfg.reference == "round":
+        if rnd == 0 or cfg.reference == "round":
             reference = copy.deepcopy((model, decoder))
             if objective.loss in ("joint", "separate") and not objective.reference:
                 reference = (reference[0], None)  # as the paper prints these losses
 
         # sample, and reward
         prompts = sample_prompts(experiment, "train", cfg.prompts, rng)
-        policy = Floored(decoder, how.floor) if how.floor else decoder
+        policy = Floored(decoder, floor) if floor else decoder
         outcome = respond_by(model, policy, prompts, cfg.responses, gen)
-        reward = outcome.rewards.mean()
-        rewards = noisy(outcome.rewards, how.noise, judge)
+        rewards = noisy(outcome.rewards, noise, judge)
 
         # what the objective takes, then updates
         lr = cfg.lr * (1 - rnd / cfg.rounds)
         sides, more = round_data(objective, outcome, rewards, cfg, experiment, judge)
-        if objective.loss in VARIANTS and not objective.continuous and sides[0][0]:
-            update(model, decoder, reference, sides, objective.loss, cfg.beta, lr, cfg.steps,
-                   cfg.model_lr)
-        elif sides[0][0]:  # else only ties are left
-            update_by(objective, model, decoder, sides, more, lr, cfg.steps)
-        yield model, decoder, float(reward)
+        if sides[0][0]:  # else only ties are left
+            if isinstance(objective.loss, str):
+                update(model, decoder, reference, sides, objective.loss, cfg.beta, lr, cfg.steps,
+                       cfg.model_lr)
+            else:
+                update_by(objective.loss, model, decoder, sides, more, lr, cfg.steps)
+        yield model, decoder

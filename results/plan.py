@@ -15,7 +15,7 @@ import numpy as np
 
 from results.cells import MODE, name_of
 from results.methods import (CANDIDATES, FINER, LEVEL, OBJECTIVES, RULES, SEES, SETS, WITH_MEMORY,
-                             WITHOUT_MEMORY, OfText)
+                             WITHOUT_MEMORY)
 from tasks import EXPERIMENTS
 from toy.options import option
 
@@ -120,9 +120,8 @@ class Plan:
 
     def validated(self, experiment, method, how, **given):
         """The mean validation reward on the tuning base models, None if it is not known yet."""
-        part = "controls" if "sees" in how else "objectives"
-        if how.get("objective", "latent") == "latent" and "sees" not in how:
-            part = "main"
+        main = how.get("objective", "latent") == "latent"
+        part = "controls" if "sees" in how else "main" if main else "objectives"
         values = [self.value_of(self.add(experiment, method, TUNING_SEED + b, how, part=part,
                                          split="validation", **given))
                   for b in range(self.study.tuning_bases)]
@@ -173,13 +172,11 @@ class Plan:
         sets = {f"LPO, {name}": choices for name, choices in SETS.items()}
         if picked:
             sets[PICKED] = CANDIDATES[picked]
-        first = [name for name in (LPO, MEMORY, PICKED) if name in sets]
-        latent = dict(tuned="latent", seeds=study.decoders, detail=True)
         self.on_bases("fixed temperature", do="fixed")
-        for method in first:
-            self.on_bases(method, dict(choices=sets[method]), **latent)
-        for method in first:
-            self.on_bases(method.replace("LPO", "oracle"), dict(choices=sets[method]), do="oracle",
+        for method, choices in sets.items():
+            self.on_bases(method, dict(choices=choices), tuned="latent", seeds=study.decoders,
+                          detail=True)
+            self.on_bases(method.replace("LPO", "oracle"), dict(choices=choices), do="oracle",
                           detail=method == LPO)
         for family in (*WITH_MEMORY, *WITHOUT_MEMORY):
             self.on_bases(family, do="rule", families=[family])
@@ -187,9 +184,6 @@ class Plan:
             self.on_bases("rule per subtask", do="rule", families=list(RULES), subtask=name,
                           experiments=["mix"], thin=3 * study.thin)
         self.on_bases("oracle by kind of prompt", do="kinds", level="sequence")
-        for method in [name for name in sets if name not in first]:
-            self.on_bases(method, dict(choices=sets[method]), **latent)
-            self.on_bases(method.replace("LPO", "oracle"), dict(choices=sets[method]), do="oracle")
 
     def levels(self):
         """The other level, and a sequence level that reads the mean state of the prompt."""
@@ -295,27 +289,3 @@ def plan_of(study, guess=False):
         path = Path(study.out) / name_of(cell)
         return mean_reward(path) if path.exists() else None
     return Plan(study, value_of, guess)
-
-
-SECONDS = {"repeats": 9.0, "constrained": 7.0, "mix": 3.3, "vote": 2.0}  # of a decoder, one core
-
-
-def seconds_of(cell):
-    """About how long a cell takes on one core."""
-    unit, how = SECONDS[cell["experiment"]], cell["how"]
-    if cell["do"] == "base":
-        return 30 * how["pretrain_steps"] / 1600
-    if cell["do"] == "rule":
-        rules = [rule for family in cell["families"] for rule in (RULES | FINER)[family]]
-        slow = sum(isinstance(rule, OfText) for rule in rules)  # which read each text
-        heats = min(how["oracle_prompts"] / 36, 1) / cell["thin"]  # three heats cost the same
-        return 0.1 * unit + heats * ((0.02 + 0.006 * unit) * len(rules) + 0.03 * slow)
-    if cell["do"] != "train":
-        return unit * dict(fixed=0.75, kinds=0.25, oracle=0.5)[cell["do"]]
-    learning = 1.5 if OBJECTIVES[how.get("objective", "latent")].data == "all" else 0.5
-    learning *= 12 if how.get("model_lr") else 1
-    if cell["level"] == "token":
-        learning *= how.get("steps", 20) / 20
-    sampling = 0.4 * how.get("responses", 8) / 8
-    tests = how["rounds"] if cell["every_round"] else 1
-    return unit * (how["rounds"] * how["prompts"] / 720 * (sampling + learning) + 0.1 * tests)

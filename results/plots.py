@@ -3,7 +3,7 @@
 One colour, one meaning: grey is a fixed temperature, pink a rule, blue LPO over temperatures, sky
 blue LPO over choices with a memory, green the oracle. Bars are 95 % intervals (intervals.py).
 """
-from results.methods import LEVEL, RULES
+from results.methods import RULES
 from results.plan import LPO, MEMORY, PICKED
 from results.tables import FIXED, HERE, ORACLE, SUBTASK, WITH, WITHOUT, Data
 from toy.figures import FIXED as GREY
@@ -43,11 +43,8 @@ def methods(data):
 
 def temperatures(data):
     """Which temperatures LPO learned, by subtask and role."""
-    rows = data.numbers
-    rows = rows[(rows["method"] == LPO) & (rows["metric"] == "choice_share") & rows["role"].notna()
-                & (rows["option"] == "") & (rows["level"] == rows["experiment"].map(LEVEL))]
-    table = rows.astype({"choice": float}).pivot_table(index=["subtask", "role"], columns="choice",
-                                                       values="value", sort=False)
+    table = data.choices(method=LPO).astype({"choice": float}).pivot_table(
+        index=["subtask", "role"], columns="choice", values="value", sort=False)
     table = table[sorted(table)]
     figure, (axis,) = panels(1, 1, 6, 0.35 * len(table) + 1.2)
     heat_map(axis, {": ".join(index): row for index, row in zip(table.index, table.values)},
@@ -63,16 +60,15 @@ def scored(data):
              "frequency penalty": ("frequency penalty", PINK), "DRY": ("DRY", WINE)}
     if not data.measured("sweeps"):
         return None
-    rows, few = data.numbers[data.numbers["metric"] == "scored"], data.about["study"]["few"]
+    few = data.about["study"]["few"]
     figure, axes = panels(len(data.experiments), 2, 4.4, 2.8)
     for axis, e in zip(axes, data.experiments):
         for name, (label, colour) in curves.items():
             lines = {}  # of a number of prompts per round: points
             sources = {"sweeps": f"scored, {name}"} | ({"main": name} if name in RULES else {})
             for part, method in sources.items():
-                of = rows[(rows["part"] == part) & (rows["method"] == method)
-                          & (rows["experiment"] == e)]
-                for option, x in of.groupby("option")["value"].mean().items():
+                rows = data.rows(metric="scored", part=part, method=method, experiment=e)
+                for option, x in rows.groupby("option")["value"].mean().items():
                     of_line = lines.setdefault("round" in option and option.split(",")[0], [])
                     values = data.values(e, method, option=option, part=part)[:few]
                     of_line.append((x, values.mean()))

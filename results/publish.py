@@ -32,17 +32,15 @@ def records(study, plan):
 
 def provenance(found, clean=True):
     """{part: environment}; ValueError unless each part has one environment and one clean commit."""
-    parts = {}
+    sources = {}
     for record in found:
-        parts.setdefault(record["cell"]["part"], {})[
-            json.dumps(record["environment"], sort_keys=True)] = record["environment"]
-    for part, environments in parts.items():
-        require(len(environments) == 1, f"part {part!r} has {len(environments)} environments: "
-                                        f"{', '.join(environments)}; compute all of it in one")
-        commit = next(iter(environments.values()))["commit"]
+        part, environment = record["cell"]["part"], record["environment"]
+        first, commit = sources.setdefault(part, environment), environment["commit"]
+        require(environment == first, f"part {part!r} has 2 environments or more: {first} and "
+                                      f"{environment}; compute all of it in one")
         require(not clean or commit and "dirty" not in commit, f"part {part!r} was computed at "
                 f"commit {commit}; commit all changes, then compute it again")
-    return {part: next(iter(environments.values())) for part, environments in parts.items()}
+    return sources
 
 
 def columns_of(cell, option):
@@ -102,13 +100,9 @@ def publish(study, folder, clean=True):
 
 def report(study):
     """Data, tables and figures.  -> their paths"""
-    into, pages = Path(study.out), []
-    data, figures = into / "data", into
-    if study.publish:
-        require("dirty" not in str(files.environment()["commit"]),
-                "the tree has changes; commit them before you publish")
-        into, pages = tables.HERE, tables.PAGES
-        data, figures = into / "data", into / "figures"
-    publish(study, data, clean=study.publish)
-    tables.write(data, pages, into)
-    return plot(tables.Data(data), figures, plots.FIGURES)
+    require(not study.publish or "dirty" not in str(files.environment()["commit"]),
+            "the tree has changes; commit them before you publish")
+    into = tables.HERE if study.publish else Path(study.out)
+    publish(study, into / "data", clean=study.publish)
+    tables.write(into / "data", tables.PAGES if study.publish else (), into)
+    return plot(tables.Data(into / "data"), into / "figures", plots.FIGURES)

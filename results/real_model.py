@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from lpo import require
-from real.figures import FIGURES
+from real.figures import FIGURES, measured
 from real.tasks import EXPERIMENTS
 from real.train import LEVELS, RULES, SETS
-from results.claims import apart, faults, section_of
+from results.claims import apart, faults, section_of, significant
 from results.intervals import estimate
-from results.tables import MARK, markdown
+from results.tables import by_experiment, filled
 from toy import files
 from toy.figures import plot
 
@@ -32,23 +32,17 @@ BEST = {  # the rule of the highest mean on test prompts, which favours it
 class Data:
     """Mean rewards of the test prompts."""
 
-    def __init__(self, path=HERE / "data" / "real.json.gz"):
-        self.about = json.loads(gzip.decompress(Path(path).read_bytes()))
-        self.rewards = {}  # experiment, method, level or "" -> {setting or decoder: (P,)}
-        for cell in self.about["cells"]:
-            experiment, method, level, seed = (*cell["cell"], "", "")[:4]
-            self.rewards.setdefault((experiment, method, level), {}).update(
-                {seed if level else setting: np.array(x)
-                 for setting, x in cell["rewards"]["test"].items()})
+    def __init__(self):
+        self.about = json.loads(gzip.decompress((HERE / "data" / "real.json.gz").read_bytes()))
+        self.rewards = measured(self.about)
 
     def best(self, experiment, name):
         """-> its family, (P,)"""
-        return max(((family, x) for family in BEST[name]
-                    for x in self.rewards.get((experiment, family, ""), {}).values()),
-                   key=lambda of: of[1].mean())
+        return max(((family, x) for family in BEST[name] for x in self.rewards[experiment][family]),
+                   key=lambda of: np.mean(of[1]))
 
     def estimate(self, experiment, of, minus=None):
-        """Of a rule of BEST or of LPO, (set, level), or of a paired difference.  -> Estimate"""
+        """Of a rule of BEST or of LPO, "set, level", or of a paired difference.  -> Estimate"""
         values = self.values(experiment, of)
         if minus:
             other = self.values(experiment, minus)
@@ -61,23 +55,26 @@ class Data:
     def values(self, experiment, of):
         """-> (D,P): D decoders; 1 for a rule"""
         if of in BEST:
-            return self.best(experiment, of)[1][None]
-        found = self.rewards[(experiment, *of)]
-        return np.array([found[seed] for seed in sorted(found)])
+            return np.array([self.best(experiment, of)[1]])
+        return np.array(self.rewards[experiment][of])
 
 
 def table(data):
     """Mean rewards of the rules, with their names, and of LPO."""
-    rows = {name: name for name in BEST} | {
-        f"LPO, {name}, {level}": (name, level) for level in LEVELS for name in SETS}
-    named = [name for name in BEST if "rule" in name]
-    return markdown([{"": title} | {
-        e: f"{data.estimate(e, of):.3f}" + (f" {data.best(e, of)[0]}" if of in named else "")
-        for e in EXPERIMENTS} for title, of in rows.items()])
+    def cell(experiment, title):
+        of = title.removeprefix("LPO, ")
+        family = f" {data.best(experiment, of)[0]}" if "rule" in of else ""
+        return f"{data.estimate(experiment, of):.3f}{family}"
+    titles = [*BEST, *(f"LPO, {name}, {level}" for level in LEVELS for name in SETS)]
+    return by_experiment(EXPERIMENTS, titles, cell)
 
 
 RULE, REMEMBERS, FIXED = "best rule without memory", "best rule with memory", list(BEST)[0]
-TAU, SETTINGS, MEMORY = [(name, "token") for name in SETS]
+TAU, SETTINGS, MEMORY = [f"{name}, token" for name in SETS]
+
+
+def means(data, experiment, **of):
+    return {key: data.estimate(experiment, name).mean for key, name in of.items()}
 
 
 def lines(data):
@@ -86,9 +83,8 @@ def lines(data):
     {rule:.2f}."""
     assert data.estimate("lines", REMEMBERS).mean < data.estimate("lines", RULE).mean
     apart(data, [("lines", of, RULE) for of in (MEMORY, SETTINGS)])
-    found = dict(memory=MEMORY, settings=SETTINGS, rule=RULE)
-    return {key: data.estimate("lines", of).mean for key, of in found.items()} | dict(
-        name=data.best("lines", RULE)[0])
+    return dict(means(data, "lines", memory=MEMORY, settings=SETTINGS, rule=RULE),
+                name=data.best("lines", RULE)[0])
 
 
 def lines_temperatures(data):
@@ -105,18 +101,17 @@ def mix(data):
     temperatures, {tau:.2f}, and not significantly different from LPO over choices with a memory,
     {memory:.2f}."""
     apart(data, [("mix", REMEMBERS, TAU)])
-    apart(data, [("mix", REMEMBERS, MEMORY)], significant=False)
-    found = dict(rule=REMEMBERS, tau=TAU, memory=MEMORY)
-    return {key: data.estimate("mix", of).mean for key, of in found.items()} | dict(
-        name=data.best("mix", REMEMBERS)[0])
+    assert not significant(data, [("mix", REMEMBERS, MEMORY)])
+    return dict(means(data, "mix", rule=REMEMBERS, tau=TAU, memory=MEMORY),
+                name=data.best("mix", REMEMBERS)[0])
 
 
 def repeats(data):
     """On repeats the best rule, which cuts unlikely words ({name}), earns {rule:.2f}: more than LPO
     over any set at any level, at best {lpo:.2f}."""
-    every = [(name, level) for name in SETS for level in LEVELS]
+    every = [f"{name}, {level}" for name in SETS for level in LEVELS]
     apart(data, [("repeats", RULE, of) for of in every])
-    return dict(name=data.best("repeats", RULE)[0], rule=data.estimate("repeats", RULE).mean,
+    return dict(means(data, "repeats", rule=RULE), name=data.best("repeats", RULE)[0],
                 lpo=max(data.estimate("repeats", of).mean for of in every))
 
 
@@ -137,9 +132,9 @@ def not_among(data):
     """There LPO over settings picks `min_p=.05@1.5` for {share:.0f} % of the tokens; the best
     settings of epsilon and min-p, which cut less, are not among its choices."""
     sets, at = data.about["sets"], data.about["sets"]["settings"].index("min_p=.05@1.5")
-    for rule in ("epsilon", "min-p"):
-        (best, _), = data.rewards["repeats", rule, ""].items()
-        assert best not in sets["settings"] + sets["memory"], best
+    best = [name for cell in data.about["cells"] for name in cell["rewards"]["test"]
+            if cell["cell"] in (["repeats", "epsilon"], ["repeats", "min-p"])]
+    assert len(best) == 2 and not {*best} & {*sets["settings"], *sets["memory"]}
     return dict(share=100 * shares(data, "repeats", "settings")["repeats, all"][:, at].mean())
 
 
@@ -162,16 +157,16 @@ def one_choice(data):
     with any set and either state."""
     for name in SETS:
         for level in ("sequence", "mean"):
-            gain = data.estimate("lines", (name, level), FIXED)
+            gain = data.estimate("lines", f"{name}, {level}", FIXED)
             assert gain.mean < 0 or gain.p >= 0.05, (name, level)
 
 
 def mean_state(data):
     """On the mix LPO over temperatures earns {mean:.2f} if it reads the prompt's mean state, less
     than if it reads the last one, {sequence:.2f}."""
-    last, mean = ("temperatures", "sequence"), ("temperatures", "mean")
+    last, mean = "temperatures, sequence", "temperatures, mean"
     apart(data, [("mix", last, mean)])
-    return {of[1]: data.estimate("mix", of).mean for of in (last, mean)}
+    return means(data, "mix", sequence=last, mean=mean)
 
 
 def colder_starts(data):
@@ -188,16 +183,11 @@ CLAIMS = {f.__name__: f for f in (lines, lines_temperatures, mix, repeats, not_a
                                   one_choice, mean_state, colder_starts, cold_stories)}
 
 
-def page(data):
-    """The page with its table filled."""
-    return MARK.sub(lambda _: f"<!-- table -->\n{table(data)}\n<!-- end -->",
-                    PAGE.read_text(encoding="utf-8"))
-
-
 if __name__ == "__main__":
     with files.program():
-        measured = Data()
-        files.write(PAGE, page(measured))
-        plot(measured.about, HERE / "figures", FIGURES)
-        wrong = faults(section_of(page(measured), SECTION), measured, CLAIMS)
+        data = Data()
+        page = filled(PAGE.read_text(encoding="utf-8"), dict(table=table(data)))
+        files.write(PAGE, page)
+        plot(data.about, HERE / "figures", FIGURES)
+        wrong = faults(section_of(page, SECTION), data, CLAIMS)
         require(not wrong, f"{len(wrong)} sentences:\n" + "\n".join(wrong))

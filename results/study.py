@@ -1,6 +1,6 @@
 """The study: every method on every experiment, in parallel, one file per cell.
 
-    python -m results.study --plan                   what is left to do, in minutes of one core
+    python -m results.study --plan                   how many cells there are, and are left
     python -m results.study --minutes 8 --pack a     what eight minutes allow, in a1.zip and so on
     python -m results.study --quick                  all kinds of cells, small: under a minute
     python -m results.study --publish                data, tables and figures of the pages
@@ -27,7 +27,7 @@ import torch
 
 from lpo import require
 from results.cells import base_file, compute, name_of
-from results.plan import QUICK, Study, plan_of, seconds_of
+from results.plan import QUICK, Study, plan_of
 from toy import files
 from toy.options import parse
 
@@ -71,33 +71,33 @@ def run(study):
     """
     environment, end = environment_of(study), time.monotonic() + 60 * study.minutes
     plan = plan_of(study, guess=True).found
-    progress = files.Progress("core-seconds", round(sum(map(seconds_of, plan.values()))))
-    finished, done, planned = 0, 0.0, 0.0
-    waiting, running, failed = {}, {}, set()  # {file: cell}, {future: (file, cell)}, {file}
+    bases = {base_file(cell, study.out) for cell in plan.values()}
+    progress = files.Progress("cells", len(plan) + len(bases))
+    finished, planned = 0, 0.0
+    waiting, running, failed = {}, {}, set()  # {file: cell}, {future: file}, {file}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(study.workers, mp_context=spawn) as pool:
         while True:
             # results decide what comes next, so the plan is made again, but not all the time
             if not waiting or time.monotonic() - planned > 15:
-                busy = failed | {name for name, _ in running.values()}
+                busy = failed | set(running.values())
                 waiting = {name: x for name, x in ready(study).items() if name not in busy}
                 planned = time.monotonic()
             queued = study.workers + study.workers // 4  # so that none idles during the planning
             while waiting and len(running) < queued and time.monotonic() < end:
                 name = next(iter(waiting))
                 cell = waiting.pop(name)
-                running[pool.submit(work, cell, study.out, environment)] = name, cell
+                running[pool.submit(work, cell, study.out, environment)] = name
             if not running:
                 return finished
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                name, cell = running.pop(future)
+                name = running.pop(future)
                 if error := future.exception():
                     failed.add(name)
                     files.say(f"{name} failed: {error!r}")
                     continue
                 finished += 1
-                done += seconds_of(cell)
-                progress(max(1, round(done)), lambda: f"{finished} cells, {name}")
+                progress(finished, lambda: name)
 
 
 def pack(study):
@@ -121,14 +121,12 @@ def plan_table(study):
     """What there is, by part and method; recipes that are not known yet count as the main job's."""
     rows = {}
     for name, cell in plan_of(study, guess=True).found.items():
-        minutes = seconds_of(cell) / 60
-        left = 0 if (Path(study.out) / name).exists() else minutes
+        left = not (Path(study.out) / name).exists()
         method = cell["method"] if cell["split"] == "test" else f"tuning {cell['method']}"
         for key in (f"{cell['part']}: {method}", f"{cell['part']}: all", "all"):
-            rows[key] = np.add(rows.get(key, 0), (1, minutes, left))
-    lines = [f"{key:45} {n:6.0f} {minutes:8.1f} {left:8.1f}"
-             for key, (n, minutes, left) in rows.items()]
-    return "\n".join([f"{'':45}  cells  minutes     left", *lines])
+            rows[key] = np.add(rows.get(key, 0), (1, left))
+    lines = [f"{key:45} {n:6} {left:6}" for key, (n, left) in rows.items()]
+    return "\n".join([f"{'':45}  cells   left", *lines])
 
 
 def main(study):

@@ -2,10 +2,9 @@
 
     python -m results.tables             fill the tables of the pages and write APPENDIX.md
 
-A page has tables between a line `<!-- name -->` and a line `<!-- end -->`, where `name` is one of
+A page has tables between a line `<!-- name -->` and a line `<!-- end -->`; here `name` is one of
 TABLES. `a [b, c]` is a mean and its 95 % interval (intervals.py).
 """
-import functools
 import json
 import re
 from pathlib import Path
@@ -87,40 +86,48 @@ class Data:
         if share:
             best = self.values(experiment, FIXED)
             room = self.values(experiment, ORACLE) - best
-            gain = values - best if minus is None else values
+            gain = values - best
             ratio = gain.mean() / room.mean()
             values = 100 * ((gain - ratio * room) / room.mean() + ratio)
         return estimate(values, self.strata[experiment])
 
+    def rows(self, **wanted):
+        """The numbers whose columns have these values."""
+        rows = self.numbers
+        for column, value in wanted.items():
+            rows = rows[rows[column] == value]
+        return rows
+
     def number(self, experiment, method, metric, **where):
         """A number of each cell: mean over decoders, then over base models.  -> Estimate"""
-        rows = self.numbers[self.numbers["subtask"].isna()]
         where = dict(part="main", option="", level=LEVEL[experiment]) | where
-        for column, wanted in (where | dict(experiment=experiment, method=method,
-                                            metric=metric)).items():
-            rows = rows[rows[column] == wanted]
+        rows = self.rows(experiment=experiment, method=method, metric=metric, **where)
+        rows = rows[rows["subtask"].isna()]
         if rows.empty:
             raise KeyError(f"no {metric} of {method} on {experiment}")
         return estimate(rows.groupby("base_seed")["value"].mean().to_numpy()[:, None])
 
-    def differences(self, pairs):
-        """{name: (experiment, method, minus)} -> {name: (Estimate, p adjusted by Holm's method)}"""
-        found = {name: self.estimate(*pair) for name, pair in pairs.items()}
-        return dict(zip(found, zip(found.values(), holm([x.p for x in found.values()]))))
+    def choices(self, **wanted):
+        """How often each choice was taken in each role, at the experiment's own level."""
+        rows = self.rows(metric="choice_share", option="", **wanted)
+        return rows[rows["role"].notna() & (rows["level"] == rows["experiment"].map(LEVEL))]
 
     def has(self, experiment, method):
         return (method in (FIXED, WITHOUT, WITH)
                 or ("main", 0.4, experiment, LEVEL[experiment], method, "") in self.arrays)
 
-    def rule_of(self, experiment, name):
-        """A derived rule with its name."""
-        return (f"{name} ({self.best_rule(experiment, name)})" if name in (WITHOUT, WITH) else name)
+
+def differences(data, pairs):
+    """{(experiment, method, minus): (Estimate, p adjusted by Holm's method)}"""
+    found = [data.estimate(*pair) for pair in pairs]
+    return dict(zip(pairs, zip(found, holm([x.p for x in found]))))
 
 
-def tried(f, *of, **where):
+def tried(data, experiment, **where):
     """An estimate as text, shares in whole per cent; "-" where it was not measured."""
+    f = data.number if "metric" in where else data.estimate
     try:
-        return format(f(*of, **where), ".0f" if where.get("share") else ".3f")
+        return format(f(experiment, **where), ".0f" if where.get("share") else ".3f")
     except KeyError:
         return "-"
 
@@ -129,9 +136,9 @@ def markdown(rows):
     return pd.DataFrame(rows).fillna("-").to_markdown(index=False, disable_numparse=True)
 
 
-def by_experiment(data, names, cell):
+def by_experiment(experiments, names, cell):
     """A row per name, a column per experiment; rows without anything are left out."""
-    rows = [{"": name} | {e: cell(e, name) for e in data.experiments} for name in names]
+    rows = [{"": name} | {e: cell(e, name) for e in experiments} for name in names]
     return markdown([row for row in rows if set(row.values()) - {"-", row[""]}])
 
 
@@ -142,7 +149,8 @@ def each(names, **where):
     return {name: dict(method=name) | where for name in names}
 
 
-ESTIMATES = {
+EVERY_FIXED = [("fixed temperature", str(tau)) for tau in SETS["temperatures"]]
+ROWS = {
     "headline": ("Mean test reward.", each([FIXED, WITHOUT, WITH, LPO, MEMORY, ORACLE])),
     "sets": ("Mean test reward of LPO and of the oracle over each set of choices.", each([
         f"{who}, {name}" for who in ("LPO", "oracle") for name in (*SETS, "picked with memory")])),
@@ -158,8 +166,7 @@ ESTIMATES = {
     "modes": ("Test reward by the probability of a slot's mode, on few base models.", {
         f"{name}, mode {mode:g}": dict(method=name, part="modes", mode=mode)
         for name in (FIXED, "rules without memory", "rules with memory", LPO, MEMORY, ORACLE,
-                     "oracle, memory") for mode in MODES})}
-NUMBERS = {
+                     "oracle, memory") for mode in MODES}),
     "arg_max": ("Test reward at each decoder's most likely choice instead of a sampled one.",
                 each([LPO, MEMORY, PICKED, "separate", "nll"], metric="reward", option="arg-max")),
     "win_rates": ("Win rate of LPO over temperatures against fixed ones; ties count half.", {
@@ -169,12 +176,11 @@ NUMBERS = {
         f"{name} {option}".strip(): dict(method=name, option=option, votes=8,
                                          metric="vote_accuracy")
         for name, option in ((LPO, ""), (MEMORY, ""), (PICKED, ""), (ORACLE, "by majority"),
-                             *(("fixed temperature", str(tau)) for tau in SETS["temperatures"]))}),
+                             *EVERY_FIXED)}),
     "metrics": ("Repeated 3-grams, constraint, quality.", {
         f"{metric}, {name} {option}".strip(): dict(method=name, option=option, metric=metric)
         for metric in ("repeats", "constraint", "quality")
-        for name, option in ((LPO, ""), *(("fixed temperature", str(tau))
-                                          for tau in SETS["temperatures"]))})}
+        for name, option in ((LPO, ""), *EVERY_FIXED)})}
 
 # --- other tables: functions of the data, whose docstrings are their captions ---------------------
 
@@ -201,27 +207,30 @@ def first_screen(data):
 
 def gains(data):
     """Paired differences in test reward; p adjusted by Holm's method over the whole table."""
-    found = data.differences({
-        (e, method, minus): (e, method, minus) for e in data.experiments
-        for method in (LPO, MEMORY, PICKED) for minus in (FIXED, WITHOUT, WITH, SUBTASK)
-        if data.has(e, minus)})
-    return markdown([dict(experiment=e, method=method, minus=data.rule_of(e, minus),
+    found = differences(data, [
+        (e, method, minus) for e in data.experiments for method in (LPO, MEMORY, PICKED)
+        for minus in (FIXED, WITHOUT, WITH, SUBTASK) if data.has(e, minus)])
+    rules = {(e, kind): f"{kind} ({data.best_rule(e, kind)})" for e in data.experiments
+             for kind in (WITHOUT, WITH)}
+    return markdown([dict(experiment=e, method=method, minus=rules.get((e, minus), minus),
                           difference=f"{x:.3f}", p=f"{p:.2g}")
                      for (e, method, minus), (x, p) in found.items()])
 
 
 def objective_gaps(data):
     """LPO's latent loss minus each objective; p adjusted by Holm's method over the whole table."""
-    found = data.differences({(name, e): (e, LPO, name) for name in OBJECTIVES
-                              for e in data.experiments if data.has(e, name)})
-    return by_experiment(data, OBJECTIVES, lambda e, name: "{:.3f}, p {:.2g}".format(
-        *found[name, e]) if (name, e) in found else "-")
+    found = differences(data, [(e, LPO, name) for name in OBJECTIVES for e in data.experiments
+                               if data.has(e, name)])
+    texts = {pair: f"{x:.3f}, p {p:.2g}" for pair, (x, p) in found.items()}
+    return by_experiment(data.experiments, OBJECTIVES,
+                         lambda e, name: texts.get((e, LPO, name), "-"))
 
 
 def tuned_rules(data):
     """The settings that were picked most often, how many were tried, how many winners were at an
     open end of their grid."""
-    rows = data.numbers[data.numbers["method"].isin(RULES) & (data.numbers["part"] == "main")]
+    rows = data.rows(part="main")
+    rows = rows[rows["method"].isin(RULES)]
     found = []
     for (method, e), of in rows.groupby(["method", "experiment"], sort=False):
         picked = of[of["metric"] == "validation"]["choice"].value_counts()[:3]
@@ -234,18 +243,16 @@ def tuned_rules(data):
 
 def recipes(data):
     """What validation prompts decided: rate, and beta or updates per round, after so many tries."""
-    rows = data.numbers[data.numbers["option"] == "recipe"]
+    rows = data.rows(option="recipe")
     table = rows.pivot_table(index=["method", "experiment"], columns="metric", values="value")
     return markdown(table.map("{:.3g}".format).replace("nan", "-").reset_index())
 
 
 def choices(data):
     """% of words at each choice, by role, mean over decoders; those of 5 % or more."""
-    rows = data.numbers[(data.numbers["metric"] == "choice_share") & (data.numbers["option"] == "")
-                        & data.numbers["role"].notna()
-                        & (data.numbers["level"] == data.numbers["experiment"].map(LEVEL))]
+    roles = data.choices().groupby(["method", "subtask", "role"], sort=False)
     found = []
-    for (method, subtask, role), of in rows.groupby(["method", "subtask", "role"], sort=False):
+    for (method, subtask, role), of in roles:
         shares = 100 * of.groupby("choice")["value"].mean().sort_values(ascending=False)
         found.append(dict(method=method, subtask=subtask, role=role, choices=", ".join(
             f"`{name}` {x:.0f}" for name, x in shares.items() if x >= 5)))
@@ -258,7 +265,7 @@ def sweeps(data):
     for part, _, e, level, method, option in data.arrays:
         if part in ("sweeps", "betas"):
             found.setdefault((method, option), {})[e] = tried(
-                data.estimate, e, method, option=option, part=part, level=level)
+                data, e, method=method, option=option, part=part, level=level)
     return markdown([dict(method=method, option=option) | cells
                      for (method, option), cells in found.items()])
 
@@ -271,39 +278,36 @@ def coverage(data):
 
 OTHERS = {f.__name__: f for f in (source, first_screen, gains, objective_gaps, tuned_rules, recipes,
                                   choices, sweeps, coverage)}
-TABLES = {name: caption for name, (caption, _) in (ESTIMATES | NUMBERS).items()}
-TABLES = dict(source=OTHERS["source"].__doc__) | TABLES | {
-    name: f.__doc__ for name, f in OTHERS.items()}
-MARK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.S)
-data_in = functools.cache(Data)
+TABLES = {"source": source.__doc__} | {name: caption for name, (caption, _) in ROWS.items()}
+TABLES |= {name: f.__doc__ for name, f in OTHERS.items()}  # name: caption
 
 
-@functools.cache
-def made(name, folder):
-    """A table as Markdown; ValueError on an unknown one."""
-    require(name in TABLES, f"unknown table {name!r}; choose from {', '.join(TABLES)}")
-    data = data_in(folder)
+def made(name, data):
+    """A table as Markdown."""
     if name in OTHERS:
         return OTHERS[name](data)
-    _, rows = (ESTIMATES | NUMBERS)[name]
-    f = data.estimate if name in ESTIMATES else data.number
-    return by_experiment(data, rows, lambda e, row: tried(f, e, **rows[row]))
+    _, rows = ROWS[name]
+    return by_experiment(data.experiments, rows, lambda e, row: tried(data, e, **rows[row]))
 
 
-def filled(text, folder):
-    """A page's text with its tables made from the data."""
-    return MARK.sub(lambda found: f"<!-- {found[1]} -->\n{made(found[1], folder)}\n<!-- end -->",
-                    text)
+def filled(text, tables):
+    """A page with these tables, {name: Markdown}, between their marks; others stay."""
+    for name, table in tables.items():
+        marked = f"<!-- {name} -->\n{table}\n<!-- end -->"
+        text = re.sub(f"<!-- {name} -->.*?<!-- end -->", lambda _: marked, text, flags=re.S)
+    return text
 
 
 def write(folder, pages, into):
     """Fill the tables of the pages, and write all of them as an appendix."""
+    data = Data(folder)
+    tables = {name: made(name, data) for name in TABLES}
     for page in pages:
-        files.write(page, filled(page.read_text(encoding="utf-8"), folder))
+        files.write(page, filled(page.read_text(encoding="utf-8"), tables))
     parts = ["# Every table of the study\n\nMade by `python -m results.tables`; [the results]("
              "README.md) say what they mean."]
     for name, caption in TABLES.items():
-        title, table = name.replace("_", " ").capitalize(), made(name, folder)
+        title, table = name.replace("_", " ").capitalize(), tables[name]
         if name == "source" or table.count("\n") > 2:  # more than one row to compare
             parts.append(f"## {title}\n\n{' '.join(caption.split())}\n\n<!-- {name} -->\n{table}\n"
                          "<!-- end -->")

@@ -11,8 +11,8 @@ import tasks
 from decoder import AdaptiveDecoder, choice_logps, generate
 from lpo import ResponseLogps
 from results import cells, methods
-from results.methods import (CANDIDATES, NEVER, OBJECTIVES, RULES, SEES, SETS, STATES, TEMPERATURES,
-                             ByEntropy, Continuous, Dry, Floored, Mirostat, Recipe, TextCache,
+from results.methods import (CANDIDATES, NEVER, OBJECTIVES, RULES, SEES, SETS, STATES,
+                             ByEntropy, Continuous, Dry, Floored, Mirostat, TextCache,
                              Wrapped, at_edge, group_normalised, kind_of, learn, leave_one_out,
                              likelihood, longest_matches, marginal_policy_gradient, noisy,
                              reinforce, respond_by, respond_by_rule, written)
@@ -214,7 +214,7 @@ def test_noise_of_the_judge():
 def test_training_is_that_of_the_main_job(base, capsys, name, level, more):
     """Weights and random numbers agree to the bit with train_toy.train."""
     cfg = replace(TINY, **more)
-    *_, (model, decoder, _) = learn(cfg, base, "repeats", level, Recipe(name))
+    *_, (model, decoder) = learn(cfg, base, "repeats", level, name)
     wanted = train(cfg, base, "repeats", level, OBJECTIVES[name].loss)
     for weights, theirs in ((decoder.state_dict(), wanted["decoders"][-1]),
                             (model.state_dict(), wanted["model"] or base.state_dict())):
@@ -233,12 +233,12 @@ def test_objectives_learn_to_be_cold_where_only_the_arg_max_is_right(monkeypatch
     monkeypatch.setattr(methods, "sample_prompts", lambda *of: [("vote", task.ask(None))] * 16)
     cfg = replace(TINY, lr=0.02, steps=10, rounds=3)
     level = "sequence" if name == "latent_exact" else "token"
-    *_, (model, decoder, _) = learn(cfg, base, "vote", level, Recipe(name))
+    *_, (model, decoder) = learn(cfg, base, "vote", level, name)
     hidden = model(torch.tensor([encode("now solve for 1 2 3 4 :")]))[1][:, -1]
     if isinstance(decoder, Continuous):
         tau, start = decoder(hidden).item(), (decoder.coldest + decoder.hottest) / 2
     else:
-        tau, start = (decoder(hidden).exp() @ torch.tensor(TEMPERATURES)).item(), 0.6
+        tau, start = (decoder(hidden).exp() @ torch.tensor(SETS["temperatures"])).item(), 0.6
     assert tau < start - 0.05
 
 
@@ -350,7 +350,7 @@ def test_slots_of_another_mode():
 def test_decoders_of_a_base_model_have_their_own_seeds():
     """Decoder 0 on base model 3 is the main job's with --seed 3."""
     def seed(base_seed, seed):
-        return cells.options_of(dict(base_seed=base_seed, seed=seed, how={}))[0].seed
+        return cells.config_of(dict(base_seed=base_seed, how={}), seed).seed
     assert seed(3, 0) == 3
     assert len({seed(b, s) for b in range(110) for s in range(9)}) == 110 * 9
 
