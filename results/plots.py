@@ -3,9 +3,13 @@
 One colour, one meaning: grey is a fixed temperature, pink a rule, blue LPO over temperatures, sky
 blue LPO over choices with a memory, green the oracle. Bars are 95 % intervals (intervals.py).
 """
+import numpy as np
+
+from results.intervals import estimate
 from results.methods import RULES
 from results.plan import LPO, MEMORY, PICKED
-from results.tables import FIXED, HERE, ORACLE, SUBTASK, WITH, WITHOUT, Data
+from results.tables import (COARSE_WITH, COARSE_WITHOUT, FIXED, HERE, ORACLE, SUBTASK, WITH,
+                            WITHOUT, Data)
 from toy.figures import FIXED as GREY
 from toy.figures import ORACLE as GREEN
 from toy.figures import TOKEN as BLUE
@@ -83,20 +87,21 @@ def scored(data):
 
 def modes(data):
     """Reward against the probability of the slots' mode."""
-    names = {FIXED: FIXED, "rules without memory": WITHOUT, "rules with memory": WITH, LPO: LPO,
-             MEMORY: MEMORY, ORACLE: ORACLE}
+    names = {FIXED: FIXED, COARSE_WITHOUT: WITHOUT, COARSE_WITH: WITH, LPO: LPO, MEMORY: MEMORY,
+             ORACLE: ORACLE}  # and what has their colours
     if not data.measured("modes"):
         return None
     few = data.about["study"]["few"]
     figure, axes = panels(len(data.experiments), 2, 4.4, 2.8)
     for axis, e in zip(axes, data.experiments):
-        for name, at_main in names.items():
-            points = {0.4: data.values(e, at_main)[:few].mean()}
-            points |= {key[1]: data.values(e, name, part="modes", mode=key[1]).mean()
-                       for key in data.arrays if key[0] == "modes" and key[2] == e}
-            points = dict(sorted(points.items()))
-            axis.plot(list(points), list(points.values()), "o:" if at_main == WITHOUT else "o-",
-                      color=COLOURS[at_main], ms=4, label=at_main)
+        for i, (name, like) in enumerate(names.items()):
+            points = {mode: data.values(e, name, part="modes", mode=mode)
+                      for mode in {key[1] for key in data.arrays if key[0] == "modes"}}
+            points = dict(sorted((points | {0.4: data.values(e, name)[:few]}).items()))
+            found = [estimate(values, data.strata[e]) for values in points.values()]
+            axis.errorbar(np.array(list(points)) + 0.003 * i, [x.mean for x in found],
+                          [x.half for x in found], fmt="o:" if like == WITHOUT else "o-",
+                          color=COLOURS[like], ms=4, lw=1.5, elinewidth=0.8, label=name)
         axis.set(title=e, xlabel="probability of a slot's mode", ylabel=reward(e))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

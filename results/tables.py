@@ -14,7 +14,8 @@ import pandas as pd
 
 from lpo import require
 from results.intervals import coverage_table, estimate, holm
-from results.methods import LEVEL, OBJECTIVES, RULES, SEES, SETS, WITH_MEMORY, WITHOUT_MEMORY
+from results.methods import (FINER, FINER_WITH, FINER_WITHOUT, LEVEL, OBJECTIVES, RULES, SEES, SETS,
+                             WITH_MEMORY, WITHOUT_MEMORY)
 from results.plan import LPO, MAIN, MEMORY, MODES, PICKED
 from toy import files
 
@@ -23,6 +24,9 @@ PAGES = HERE.parent / "README.md", HERE / "README.md"
 ORDER = ("repeats", "mix", "constrained", "vote")
 FIXED, ORACLE = "best fixed temperature", "oracle, temperatures"
 WITHOUT, WITH = "best rule without memory", "best rule with memory"
+COARSE_WITHOUT, COARSE_WITH = "rules without memory", "rules with memory"  # as in the part modes
+FAMILIES = {WITHOUT: WITHOUT_MEMORY | FINER_WITHOUT, WITH: WITH_MEMORY | FINER_WITH,
+            COARSE_WITHOUT: WITHOUT_MEMORY, COARSE_WITH: WITH_MEMORY}
 SUBTASK, KINDS = "rule per subtask", "oracle by kind of prompt"
 
 
@@ -54,9 +58,9 @@ class Data:
     def values(self, experiment, method, option="", level=None, part="main", mode=0.4):
         """-> (D,P); KeyError if that was not measured.
 
-        Three methods are derived: on each base model the fixed temperature that is best on these
-        very prompts, and of the rules, each tuned on validation prompts, the one of highest mean
-        on these prompts, without memory and with it. This favours them.
+        Some methods are derived: on each base model the fixed temperature that is best on these
+        very prompts, and of FAMILIES of rules, each tuned on validation prompts, the one of highest
+        mean on these prompts. This favours them.
         """
         key = part, mode, experiment, level or LEVEL[experiment]
         if method == FIXED:
@@ -66,12 +70,12 @@ class Data:
                 raise KeyError(key)
             best = np.mean(every, 2).argmax(0)  # (D,)
             return np.array(every)[best, np.arange(len(best))]
-        if method in (WITHOUT, WITH):
+        if method in FAMILIES and part == "main":
             method = self.best_rule(experiment, method)
         return self.arrays[(*key, method, option)]
 
     def best_rule(self, experiment, kind):
-        families = WITHOUT_MEMORY if kind == WITHOUT else WITH_MEMORY
+        families = [name for name in FAMILIES[kind] if self.has(experiment, name)]
         return max(families, key=lambda name: self.values(experiment, name).mean())
 
     def estimate(self, experiment, method, minus=None, share=False, **where):
@@ -113,7 +117,7 @@ class Data:
         return rows[rows["role"].notna() & (rows["level"] == rows["experiment"].map(LEVEL))]
 
     def has(self, experiment, method):
-        return (method in (FIXED, WITHOUT, WITH)
+        return (method in (FIXED, *FAMILIES)
                 or ("main", 0.4, experiment, LEVEL[experiment], method, "") in self.arrays)
 
 
@@ -159,13 +163,13 @@ ROWS = {
         | each(["sequence level, mean state", "sequence level, hidden state", KINDS],
                level="sequence")),
     "rules": ("Test reward of every rule, tuned on each base model's validation prompts.",
-              each([*RULES, SUBTASK])),
+              each([*RULES, *FINER, SUBTASK])),
     "objectives": ("Share of the headroom, in %.", each([LPO, *OBJECTIVES], share=True)),
     "controls": ("Share of the headroom, in %, of decoders that see less than the hidden state.",
                  each([*(f"sees {name}" for name in SEES), LPO], share=True)),
     "modes": ("Test reward by the probability of a slot's mode, on few base models.", {
         f"{name}, mode {mode:g}": dict(method=name, part="modes", mode=mode)
-        for name in (FIXED, "rules without memory", "rules with memory", LPO, MEMORY, ORACLE,
+        for name in (FIXED, COARSE_WITHOUT, COARSE_WITH, LPO, MEMORY, ORACLE,
                      "oracle, memory") for mode in MODES}),
     "arg_max": ("Test reward at each decoder's most likely choice instead of a sampled one.",
                 each([LPO, MEMORY, PICKED, "separate", "nll"], metric="reward", option="arg-max")),
@@ -230,7 +234,7 @@ def tuned_rules(data):
     """The settings that were picked most often, how many were tried, how many winners were at an
     open end of their grid."""
     rows = data.rows(part="main")
-    rows = rows[rows["method"].isin(RULES)]
+    rows = rows[rows["method"].isin(RULES | FINER)]
     found = []
     for (method, e), of in rows.groupby(["method", "experiment"], sort=False):
         picked = of[of["metric"] == "validation"]["choice"].value_counts()[:3]
