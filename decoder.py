@@ -1,13 +1,12 @@
-"""The AdaptiveDecoder, generation at the temperatures it picks, and log-probabilities for losses.
+"""The AdaptiveDecoder, generation at the temperatures it picks, and what the losses need of it.
 
 A small network turns hidden states into probabilities of K temperatures. `generate` samples a
 temperature, then a token at that temperature, token by token; `response_logps` scores what was
 sampled. The model is any causal module that returns (logits, hidden).
 
-In place of a temperature there may be another *choice*: a function of the logits with a name,
-such as a truncation. A choice with `memory = True` also sees how often each token has been written,
-such as a penalty on repetition (toy/samplers.py). Names with tau mean choices of any kind.
-`choice_logps` applies a choice (fast/ does the same faster on a GPU).
+Wherever a temperature is used it may be another *choice*: a function of the logits with a name,
+such as a truncation, or, marked `memory = True`, of the logits and of how often each token has been
+written, such as a penalty on repetition (toy/samplers.py). `choice_logps` alone applies a choice.
 
 B responses (R of them unfinished), T response tokens, K choices, V vocabulary size, C hidden width.
 """
@@ -31,7 +30,7 @@ class AdaptiveDecoder(nn.Module):
 
     Level "token" picks a choice before each token; "sequence" picks one per response, from the last
     prompt token's hidden state. The last layer starts at zero, so all choices start equally likely.
-    Saved weights carry their choices' names and level; a decoder with others refuses them. Raises
+    Saved weights carry the names of their choices and the level; others are refused. Raises
     ValueError on an invalid choice, on two of one name, and on an unknown level.
     """
 
@@ -57,10 +56,7 @@ class AdaptiveDecoder(nn.Module):
         return F.log_softmax(at_least_float32(self.mlp(hidden)), dim=-1)
 
     def response(self, hidden):
-        """Log-probabilities of the choices at each decision of responses.  -> (B,T,K) or (B,1,K)
-
-        hidden (B,T,C) predicts the tokens: hidden[:, 0] is at the last prompt token.
-        """
+        """Log-probabilities at the decisions of responses.  (B,T,C) -> (B,T,K) or (B,1,K)"""
         return self(hidden if self.level == "token" else hidden[:, :1])
 
     def get_extra_state(self):
@@ -107,7 +103,7 @@ def at_least_float32(x):
 
 
 def choice_logps(logits, choice, counts=None):
-    """log P(token | choice) of all tokens: the only place in this file that applies a choice.
+    """log P(token | choice) of all tokens: the only place where a choice is applied.
 
     (...,V) -> (...,V). A temperature tau gives log softmax(logits / tau). At temperature 0 all
     probability is on the arg-max; ties go to the lowest index. counts (...,V), for a choice with a
@@ -120,21 +116,20 @@ def choice_logps(logits, choice, counts=None):
         return choice(logits)
     best, at = logits.detach().max(-1, True)
     if choice < torch.finfo(logits.dtype).tiny:  # 0, or too small to divide by
-        certain = best - best  # log 1, and NaN where the logits have NaN
-        return torch.full_like(logits, -math.inf).scatter(-1, at, certain)
-    return F.log_softmax((logits - best) / choice, dim=-1)  # - best: logits / choice may overflow
+        return torch.full_like(logits, -math.inf).scatter(-1, at, best - best)  # 0, but keep NaN
+    return F.log_softmax((logits - best) / choice, dim=-1)  # without - best a small tau overflows
 
 
 def temperature_logps(logits, tokens, choices):
     """log P(y_t | choice k) of each token at each choice.  (B,T,V), (B,T), K choices -> (B,T,K)
 
-    At column t a memory counts columns 0 to t - 1. Raises ValueError on an invalid
+    Column t of a response comes after its columns 0 to t - 1. Raises ValueError on an invalid
     choice, and if one does not give a distribution.
     """
     T, V = logits.shape[1:]
     per_choice = []
     for choice in checked_choices(choices):
-        if has_memory(choice):  # one column at a time: counts of all would be another (B,T,V)
+        if has_memory(choice):  # one column at a time: counts of all are as large as the logits
             columns = [slice(t, t + 1) for t in range(T)]
         else:
             columns = [slice(None)]
@@ -144,7 +139,6 @@ def temperature_logps(logits, tokens, choices):
             if has_memory(choice):
                 counts = counts_of(tokens[:, :column.start], V)[:, None]  # (B,1,V)
             logps = choice_logps(logits[:, column], choice, counts)
-            # sampling would normalise any positive numbers; the losses would not
             sums_to_1 = (logps.logsumexp(-1).abs() < 1e-3).all()
             require(sums_to_1, f"no distribution: the model gives NaN, or {choice_name(choice)} is "
                                "wrong")
@@ -176,13 +170,12 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
     """Sample one response per prompt.  B token lists, of unequal lengths too -> Rollout
 
     Give a decoder or a temperature. The latter is one choice, a table of numbers that broadcasts to
-    (B, max_new_tokens), or a function of what was written, tokens (B,t) -> B choices for column t
-    (ignore what follows a row's end of text).
+    (B, max_new_tokens), or a function of what was written, tokens (B,t) -> B choices for column t.
     tau_select: "greedy" takes the decoder's most likely choice (equation 4), "sample" samples one
-    (equation 5). eos: the id that ends a response, or several, or None. loop: what to use in place
-    of sampling_loop, with its arguments (fast/ has a faster one). A model in train() mode is used
-    as in eval() mode. Raises ValueError if prompt and new tokens exceed the context, if ids are
-    outside the vocabulary, and if the model gives NaN or no possible token.
+    (equation 5). eos: the id that ends a response, or several, or None. loop: a faster
+    sampling_loop (fast/ has one). A model in train() mode is used as in eval() mode. Raises
+    ValueError if prompt and new tokens exceed the context, if ids are outside the vocabulary, and
+    if the model gives NaN or no possible token.
     """
     T = max_new_tokens
     require((decoder is None) != (temperature is None), "give either a decoder or a temperature")
@@ -215,8 +208,8 @@ def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
     reader = Reader(model, pad, next_tokens.shape[1] + T)
     tokens = torch.zeros(len(prompts), T, dtype=torch.long, device=device)
     tau_idx = torch.zeros_like(tokens)
-    rows = torch.arange(len(prompts), device=device)  # numbers of the responses in the batch
-    active = torch.ones_like(rows, dtype=torch.bool)  # those with no end of text yet
+    rows = torch.arange(len(prompts), device=device)    # responses that are still written
+    active = torch.ones_like(rows, dtype=torch.bool)    # which of these have no end of text
     with torch.inference_mode():  # faster than no_grad
         for t in range(T):
             # Read the newest tokens. Samples of one prompt share the pass over the prompt.
@@ -230,8 +223,10 @@ def sampling_loop(model, prompts, T, decoder, plan, greedy, ends, generator):
 
             # Pick a choice per row: the decoder's, at each token or once, or the planned one.
             if decoder is None:
-                choices, k = numbered(plan, tokens[:, :t])
-                k = k[rows]
+                of_rows = list(plan(tokens[:, :t]))
+                require(len(of_rows) == len(tokens), f"give {len(tokens)} temperatures at a time")
+                choices = checked_choices(dict.fromkeys(of_rows))
+                k = torch.tensor([choices.index(x) for x in of_rows], device=device)[rows]
             elif t == 0 or decoder.level == "token":
                 choices = decoder.choices
                 tau_logps = decoder(hidden)  # (R,K)
@@ -265,14 +260,6 @@ def planned(temperature, B, T):
     require(table.dim() <= 2 and all(fits), f"temperature is {*table.shape,}; give {(B, T)}")
     table = table.expand(B, T).tolist()
     return lambda tokens: [row[tokens.shape[1]] for row in table]
-
-
-def numbered(plan, tokens):
-    """A plan's choices for the next column.  tokens so far (B,t) -> choices, each row's index"""
-    of_rows = list(plan(tokens))
-    require(len(of_rows) == len(tokens), f"give {len(tokens)} temperatures per call")
-    choices = checked_choices(dict.fromkeys(of_rows))
-    return choices, torch.tensor([choices.index(x) for x in of_rows], device=tokens.device)
 
 
 def logps_at(logits, choices, k, counts):
@@ -322,8 +309,7 @@ def device_of(model):
 
 @contextlib.contextmanager
 def evaluating(model):
-    """Eval mode, also while training: dropout would make policy and reference, sampler and scorer,
-    differ."""
+    """Without dropout: noise would make policy and reference differ, sampler and scorer too."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -373,8 +359,7 @@ class Reader:
             return logits[:, -1], hidden[:, -1]
         self.text = torch.cat([self.text, new], 1)  # (R,S)
         R, S = self.text.shape
-        # a causal model without a mask needs the text first, and the padding last
-        rotated = (torch.arange(S, device=new.device) + self.pad[:, None]) % S
+        rotated = (torch.arange(S, device=new.device) + self.pad[:, None]) % S  # padding comes last
         logits, hidden = call(self.model, self.text.gather(1, rotated))
         newest = torch.arange(R, device=new.device), S - 1 - self.pad
         return logits[newest], hidden[newest]
@@ -393,7 +378,7 @@ def aligned(model, prompts, tokens):
     """Logits and hidden states that predict each response token: the only shift by one.
 
     B prompts, (B,T) -> (B,T,V), (B,T,C). Each row is prompt, response, padding; what predicts the
-    token in a column is one column before it.
+    token in a column stands one column before it.
     """
     B, T = tokens.shape
     idx, pad = padded(model, prompts, T, left=False)

@@ -1,11 +1,11 @@
 """Latent Preference Optimization (LPO, arXiv 2411.09661): every loss, from log-probabilities alone.
 
-A decoder samples a temperature tau_t; at this temperature the language model samples the token y_t.
-The best of several responses to a prompt is `chosen`, the worst `rejected`. The loss is DPO's,
--log sigmoid(beta * (score(chosen) - score(rejected))); a variant is a score (P_ref is frozen):
+A decoder samples a temperature tau_t, then the language model samples the token y_t at it. The best
+of several responses to a prompt is `chosen`, the worst `rejected`. The loss of this pair is DPO's,
+-log sigmoid(beta * (score(chosen) - score(rejected))); a variant is a score. P_ref is frozen:
 
     separate      sum_t log P(tau_t) [- log P_ref(tau_t)]                              (equation 10)
-    joint         separate + sum_t [log P(y_t | tau_t) - log P_ref(y_t | tau_t)]
+    joint         separate + sum_t log P(y_t | tau_t) - log P_ref(y_t | tau_t)
     latent        sum_t log sum_k P(tau_k) P(y_t | tau_k), minus the same under P_ref
     latent_exact  log sum_k P(tau_k) prod_t P(y_t | tau_k), minus the same (sequence level only)
     nll           no pair and no score: the loss is -sum_t log P(tau_t) of `chosen` (an ablation)"""
@@ -31,18 +31,18 @@ class ResponseLogps:
     ref_tau_logps: Tensor | None = None   # (B,L,K) None: no reference; `latent` takes a uniform one
 
     def __post_init__(self):
-        mask, idx = self.mask, self.tau_idx
+        mask = self.mask
         B, T = mask.shape
         L, K = self.tau_logps.shape[1:]
         require(mask.dtype == torch.bool and mask.any(1).all(), "mask: give bool, no empty rows")
-        require(L in (1, T) and idx.shape == (B, L), f"tau_idx: give {(B, L)}; L: 1 or {T}")
-        require((idx.long().clamp(0, K - 1) == idx).all(), f"tau_idx: give 0 to {K - 1}")
+        require(L in (1, T) and self.tau_idx.shape == (B, L), f"tau_idx: give (B,1) or {(B, T)}")
+        require((self.tau_idx.clamp(0, K - 1) == self.tau_idx).all(), f"tau_idx: give 0 to {K - 1}")
         for name, logps in vars(self).items():
             if "logps" not in name or logps is None:
                 continue
             n = T if "text" in name else L
             require(logps.shape == (B, n, K), f"{name} is {(*logps.shape,)}; give {(B, n, K)}")
-            if n == T:  # padding becomes 0; a product with the mask would keep NaN
+            if n == T:  # padding becomes 0, even NaN, which a product with the mask would keep
                 logps = logps.masked_fill(~mask[..., None], 0)
             require((logps < math.inf).all(), f"{name} has NaN or +inf at a response token")
             logps = logps.to(torch.promote_types(logps.dtype, torch.float32))
@@ -50,10 +50,10 @@ class ResponseLogps:
 
 def sampled(logps, tau_idx):
     """The entries of the sampled temperatures.  (B,n,K), (B,n) or (B,1) -> (B,n)"""
-    return logps.take_along_dim(tau_idx.long()[..., None], -1)[..., 0]
+    return logps.take_along_dim(tau_idx[..., None], -1)[..., 0]
 
 def log_ratio(logps, ref_logps):
-    """log P - log P_ref; 0, without gradient, where one is -inf: temperature 0 forbids tokens."""
+    """log P - log P_ref; 0, without gradient, where one is -inf (temperature 0 can make it so)."""
     impossible = (logps + ref_logps).isneginf()
     return (logps - ref_logps).masked_fill(impossible, 0)
 
@@ -64,7 +64,7 @@ def marginal(text_logps, tau_logps):
     return terms.clamp(-1e38).logsumexp(-1).masked_fill(impossible, -math.inf)
 
 def separate(r):
-    """Favours short responses unless a uniform reference adds (n_chosen - n_rejected) log K."""
+    """A uniform reference would add (n_chosen - n_rejected) log K to a token-level margin."""
     ref = 0 if r.ref_tau_logps is None else sampled(r.ref_tau_logps, r.tau_idx)
     return (sampled(r.tau_logps, r.tau_idx) - ref).sum(-1)
 
@@ -79,7 +79,7 @@ def latent(r):  # at sequence level, too, the temperature is summed out at each 
     ratio = log_ratio(marginal(r.text_logps, r.tau_logps), marginal(r.ref_text_logps, ref))
     return ratio.masked_fill(~r.mask, 0).sum(-1)
 
-def latent_exact(r):  # as if the response were one token, of probability prod_t P(y_t | tau_k)
+def latent_exact(r):  # the latent score of a single token, of probability prod_t P(y_t | tau_k)
     require(r.tau_logps.shape[1] == 1, "latent_exact needs a sequence-level decoder")
     text, ref_text = r.text_logps.sum(1, True), r.ref_text_logps.sum(1, True)  # (B,1,K)
     return latent(replace(r, mask=r.mask.any(1, True), text_logps=text, ref_text_logps=ref_text))

@@ -4,8 +4,8 @@
 `model(idx, cache)` takes only the new tokens and keeps the keys and values of the earlier ones.
 There is no dropout.
 
-B texts of T tokens, S tokens including the cached ones, V vocabulary size, C hidden width, H heads
-of width D = C / H.
+B texts of T tokens, S tokens with those in the cache, V vocabulary size, C hidden width, H heads of
+width D = C / H.
 """
 import re
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Cache:
     def visible(self, T):
         """Which of the S columns each of the next T tokens sees.  -> (T,S) or (B,1,T,S) bool
 
-        None: no mask is needed. Padding sees only itself, since a row that sees nothing gives NaN.
+        None if that is all of them. Padding sees only itself: a row that sees nothing gives NaN.
         """
         if T == 1 and self.pad is None:
             return None
@@ -176,7 +176,7 @@ class GPT(nn.Module):
         if shapes != wanted:
             names = sorted({name for name, _ in shapes.items() ^ wanted.items()})
             raise ValueError(f"these weights do not fit {self.config}: {names[:4]} are missing, "
-                             "unexpected, or of another shape")
+                             "too many, or of another shape")
         with torch.no_grad():
             for name, weight in self.hf_state_dict().items():  # views of our weights
                 weight.copy_(theirs[name])
@@ -191,9 +191,9 @@ class GPT(nn.Module):
 HF_NAMES = {"token_embedding": "wte", "position_embedding": "wpe", "blocks.": "h.",
             "norm1": "ln_1", "norm2": "ln_2", "qkv": "attn.c_attn", "out": "attn.c_proj",
             "up": "mlp.c_fc", "down": "mlp.c_proj", "norm.": "ln_f."}
-# theirs are (in, out), while torch's are (out, in)
+# theirs are (in, out), torch's linear layers (out, in)
 TRANSPOSED = ("qkv.weight", "out.weight", "up.weight", "down.weight")
-WRAPPERS = re.compile(r"^((_orig_mod|module|transformer)\.)*")  # from wrapped models
+WRAPPERS = re.compile(r"^((_orig_mod|module|transformer)\.)*")  # some are of wrapped models
 
 
 def hf_name(name):

@@ -8,14 +8,14 @@
     vote         hurry solve for 3 4 9 1 :                 7 working slowly 9 6 1 7 .
 
 The corpus is noisy on purpose. Except in `general`, a noisy word comes from a `slot`: one word, the
-mode, has probability 0.4, and nine others share the rest equally; 3 % of all are typos. In
-some slots the mode is right and the others are wrong: a sum, an article, a required word. In others
-the mode brings no variety and the others are as good: a noun, a verb. The distribution looks the
-same in both, so its shape does not show whether a low or a high temperature is better. Nor does the
-position, since clauses have four to nine words, five to eleven with articles.
+mode, has probability 0.4, and nine others share the rest equally (3 % of all are typos). In some
+slots the mode is right and the others are wrong: a sum, an article, a required word. In others the
+mode is dull and the others are as good: a noun, a verb. The distribution looks the same in both, so
+its shape does not show whether a low or a high temperature is better. Nor does the position, since
+clauses have four to eleven words.
 
-A task is mainly four functions (see `Task` below): ask writes a prompt, answer a response of the
-corpus, reward grades any response, and walk names the place of each word in the grammar.
+A task is four functions (see `Task` below): ask writes a prompt, answer a response of the corpus,
+reward grades any response, and walk names the place of each word in the grammar.
 """
 import zlib
 from collections import Counter
@@ -24,7 +24,7 @@ from typing import Callable
 
 import tiktoken
 
-# --- words: a slot chooses among ten, one mode and nine others ------------------------------------
+# --- words: ten of each kind, so that a slot has one mode and nine others -------------------------
 
 NOUNS = "fox moon river lantern sailor garden owl castle piper comet".split()
 PLAIN_VERBS = "finds paints follows hides greets".split()
@@ -96,14 +96,11 @@ def pick(words, rng):
     return words[int(rng.random() * len(words))]
 
 
-MODE = 0.4  # probability of a slot's mode, if it is no typo
-
-
 def slot(mode, words, kind, rng):
-    """A noisy slot: 3 % a typo, else the mode with probability MODE, else another of the words."""
+    """A noisy slot: 3 % a typo, else the mode with probability 0.4, else another of the words."""
     if rng.random() < 0.03:
         return pick(TYPOS[kind], rng)
-    if rng.random() < MODE:
+    if rng.random() < 0.4:
         return mode
     return pick([word for word in words if word != mode], rng)
 
@@ -112,10 +109,10 @@ def slot(mode, words, kind, rng):
 
 
 def walk_clauses(article=None, required=None):
-    """The grammar, clause after clause: subject verb [to] object [and verb [to] object] full stop.
+    """The grammar: subject verb [to] object [and verb [to] object] full stop, without end.
 
-    A generator that yields the place of the next word and is sent the word written there. It moves
-    on even if the word does not fit. article: which nouns, "subject" or "object",
+    A generator that yields the place of the next word and is sent the word that was written there,
+    which takes the place even if it does not fit. article: which nouns, "subject" or "object",
     have an article. required: which nouns are words of a category instead.
     """
     while True:
@@ -242,7 +239,7 @@ def distinct_share(content, wrong, least):
 
 
 def reward_story(prompt, text):
-    """(distinct content words - words that do not fit) / max(all such words, 12)."""
+    """(distinct content words - words that do not fit) / max(all of both, 12)."""
     return distinct_share(*graded(walk_story(prompt), text), least=12)
 
 
@@ -278,7 +275,7 @@ def constraint(prompt, text):
 
 
 def quality(prompt, text):
-    """(distinct content words - words that do not fit) / max(all such words, 8), but at least 0."""
+    """(distinct content words - words that do not fit) / max(all of both, 8), but at least 0."""
     return max(distinct_share(*graded(walk_constrained(prompt), text), least=8), 0.0)
 
 
@@ -321,7 +318,7 @@ def answer_math(prompt, rng):
 
 
 def walk_sums(prompt):
-    """A generator like walk_clauses'; "working" and a way may come before any word."""
+    """As walk_clauses; "working" and a way may come before any word."""
     for place in "sum operand sum operand sum stop".split():
         while (yield place) == "working":
             yield "way"
@@ -345,7 +342,7 @@ def reward_math(prompt, text):
 
 def ask_vote(rng):
     opener = HURRY if rng.random() < 0.5 else pick(OPENERS, rng)
-    digits = [pick(DIGITS[1:], rng) for _ in range(4)]  # a final 0 would make the trap right
+    digits = [pick(DIGITS[1:], rng) for _ in range(4)]  # a last 0 would make the trap right
     return " ".join([opener, "solve for", *digits, ":"])
 
 
@@ -422,7 +419,7 @@ def walk_general(prompt):
 
 
 def reward_general(prompt, text):
-    """(distinct members of the category - other words) / 5, the sixth word not counted."""
+    """(distinct members of the category - other words) / 5; the place of the full stop is free."""
     words, members = text.split(), CATEGORIES[category_of(prompt)]
     wrong = [word for word in words[:5] if word not in members] + words[6:]
     return (len(set(words[:5]) & set(members)) - len(wrong)) / 5
@@ -438,7 +435,7 @@ class Task:
     reward: Callable   # prompt, text -> float
     walk: Callable     # prompt -> generator: yields the place of a word, is sent the word
     length: int        # tokens of the longest response, end of text included
-    share: int         # how many of its texts are in each pretraining step
+    share: int         # texts of a pretraining step
     roles: dict = field(default_factory=dict)    # place -> role; other places have "rest"
     metrics: dict = field(default_factory=dict)  # name -> f(prompt, text), besides reward
     criteria: tuple = ()               # two metrics, for pairs by two criteria
@@ -476,7 +473,7 @@ def split_of(prompt):
 
 
 def prompts(task, split, n, rng):
-    """n different prompts of a split; ValueError if there are fewer."""
+    """n different prompts of a split; ValueError if there are not so many."""
     found, misses = {}, 0
     while len(found) < n:
         prompt = TASKS[task].ask(rng)

@@ -5,7 +5,7 @@
     python train_toy.py --experiments mix --variants latent,separate,nll
 
 Results go to out/results.json and out/*.png. The base model and each decoder are kept in out/*.pt
-and used again while their options, and the code that toy/files.py lists, stay the same.
+and used again as long as their options and code stay the same.
 
 P prompts, N responses to each, B pairs, T response tokens, K choices.
 """
@@ -31,7 +31,7 @@ from toy.options import option, parse
 from toy.samplers import choice_of, label
 
 PAIRINGS, REFERENCES = ("best-worst", "top-k", "all"), ("round", "initial")
-TIE = 1e-6  # rewards closer than this share of the larger one differ by rounding only
+TIE = 1e-6  # rewards closer than this share of the larger one are equal but for rounding
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Config:
     variants: tuple = option(("latent",), "losses", choices=VARIANTS)
     choices: tuple = option((0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), "what the decoder picks among: "
                             "temperatures, or samplers as in min_p=.05@3 (toy/samplers.py)")
-    beta: float = option(0.5, "scale of the margin; larger stays closer to the reference")
+    beta: float = option(0.5, "scale of the margin; larger stays closer to a reference")
     lr: float = option(2e-3, "learning rate of the decoder; falls linearly over the rounds")
     rounds: int = option(6, "rounds of sampling, rewarding, pairing and updating")
     prompts: int = option(120, "training prompts per round")
@@ -49,7 +49,7 @@ class Config:
     steps: int = option(20, "gradient steps per round, each on all pairs of the round")
     pairing: str = option("best-worst", "which responses make pairs", choices=PAIRINGS)
     top_k: int = option(3, "k of --pairing top-k, which needs two criteria")
-    reference: str = option("round", "policy before each round, or the first", choices=REFERENCES)
+    reference: str = option("round", "the policy of this round or of one", choices=REFERENCES)
     decoder_reference: bool = option(False, "a decoder reference in joint and separate too")
     model_lr: float = option(0.0, "learning rate of the language model; 0: frozen", zero=True)
     seed: int = option(0, "of the base model and the decoders", zero=True)
@@ -93,9 +93,9 @@ def make_pairs(rewards, pairing="best-worst", second=None, k=3):
     """Chosen and rejected responses to each prompt.  (P,N) -> two lists of indices into P*N
 
     best-worst: the best response against the worst. all: every two responses of unequal reward.
-    top-k, for two rewards (P,N), as in the paper: of the k best by the first, the best by the
-    second, against the worst by the second of the k worst by the first. Equal (first)
-    rewards make no pair. Raises ValueError on other pairings, and on what is not a finite number.
+    top-k, where two rewards (P,N) matter, as in the paper: of the k best by the first, the best by
+    the second; against it, of the k worst by the first, the worst by the second. A tie makes no
+    pair. Raises ValueError on rewards that are not finite numbers, and on other pairings.
     """
     require(pairing in PAIRINGS, f"unknown pairing {pairing!r}; choose from {', '.join(PAIRINGS)}")
     rewards = finite_numbers("rewards", rewards)
@@ -122,7 +122,7 @@ def make_pairs(rewards, pairing="best-worst", second=None, k=3):
 
 def update(model, decoder, reference, sides, variant, beta, lr, steps, model_lr=0.0,
            progress=lambda step, text: None):
-    """Train on the pairs of one round, each step on all of them.  -> statistics of the last step
+    """Train on the pairs of one round, each step on all of them.  -> dict of statistics
 
     reference: (model, decoder or None), which are not changed. sides: the chosen and the rejected
     responses, each as (B prompts, Rollout of B). With model_lr 0 the language model is frozen; its
@@ -178,7 +178,7 @@ def train(cfg, base, experiment, level, variant):
             if variant in ("joint", "separate") and not cfg.decoder_reference:
                 reference = (reference[0], None)  # as the paper prints these losses
 
-        # sample and reward; a prompt is a pair (task, text)
+        # sample and reward
         prompts = sample_prompts(experiment, "train", cfg.prompts, rng)
         outcome = respond(model, prompts, cfg.responses, gen, decoder=decoder)
 
@@ -214,16 +214,15 @@ def main(cfg):
     rows, samples = [], []
     for experiment in cfg.experiments:
         # every fixed temperature, and the oracle
-        gen, rng = files.randomness(cfg.device, "test", experiment)  # the same prompts for all
+        gen, rng = files.randomness(cfg.device, "test", experiment)  # the same for every seed
         prompts = sample_prompts(experiment, "test", cfg.test_prompts, rng)
         n = cfg.votes if evaluate.is_voted(prompts) else cfg.test_samples
-        fixed = {}
+        of, fixed = dict(experiment=experiment), {}
         for name, choice in zip(cfg.choices, choices):
             fixed[name] = respond(base, prompts, n, gen, temperature=choice)
-            rows += evaluate.reward_rows(fixed[name], experiment=experiment, policy="fixed",
-                                         temperature=name)
+            rows += evaluate.reward_rows(fixed[name], **of, policy="fixed", temperature=name)
         search = sample_prompts(experiment, "validation", cfg.oracle_prompts, rng)
-        rows += evaluate.oracle_rows(base, search, prompts, n, choices, gen, experiment=experiment)
+        rows += evaluate.oracle_rows(base, search, prompts, n, choices, gen, **of)
 
         # LPO at each level
         for level, variant in itertools.product(cfg.levels, cfg.variants):
@@ -234,7 +233,6 @@ def main(cfg):
             model, decoder = restored(base, trained, choices, level)
             rows += trained["rows"]
             for select in ("greedy", "sample"):
-                gen, _ = files.randomness(cfg.device, "test", experiment, level, select)
                 outcome = respond(model, prompts, n, gen, decoder=decoder, tau_select=select)
                 rows += evaluate.adaptive_rows(outcome, cfg.choices, fixed, select=select, **of)
             samples += evaluate.examples(outcome, cfg.choices, fixed, **of)  # choices sampled

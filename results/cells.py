@@ -16,7 +16,7 @@ import numpy as np
 
 import tasks
 from decoder import choice_name
-from results.methods import (RULES, Recipe, at_edge, is_cold, kind_of, learn, race, respond_by,
+from results.methods import (FINER, RULES, Recipe, at_edge, is_cold, kind_of, learn, race, respond_by,
                              respond_by_rule)
 from toy import files
 from toy.evaluate import (SEARCHED_VOTES, choice_rows, is_voted, respond, reward_rows, row,
@@ -25,7 +25,7 @@ from toy.models import new_model, pretrain
 from toy.samplers import choice_of, label
 from train_toy import Config
 
-MODE = tasks.MODE
+MODE = 0.4      # of a noisy slot, in tasks.py
 SEARCH = 4      # responses per validation prompt
 SOURCES = ("lpo.py", "model.py", "decoder.py", "tasks.py", "train_toy.py", "toy/evaluate.py",
            "toy/samplers.py", "toy/models.py", "toy/files.py", "results/methods.py",
@@ -56,14 +56,24 @@ def options_of(cell):
 # --- the base model -------------------------------------------------------------------------------
 
 
+def slot(mode, words, kind, rng, share):
+    """tasks.slot, its mode with another probability."""
+    if rng.random() < 0.03:
+        return tasks.pick(tasks.TYPOS[kind], rng)
+    if rng.random() < share:
+        return mode
+    return tasks.pick([word for word in words if word != mode], rng)
+
+
 @contextlib.contextmanager
 def slots_of(share):
     """The corpus with another probability of the modes; prompts and rewards stay as they are."""
-    tasks.MODE = share
+    original = tasks.slot
+    tasks.slot = functools.partial(slot, share=share)
     try:
         yield
     finally:
-        tasks.MODE = MODE
+        tasks.slot = original
 
 
 def base_file(cell, folder):
@@ -141,7 +151,7 @@ def kinds(cell, cfg, how, base, prompts, search, gen):
 
 def rule(cell, cfg, how, base, prompts, search, gen):
     """The best setting of a rule, or of several, on validation prompts."""
-    rules = [rule for family in cell["families"] for rule in RULES[family]]
+    rules = [rule for family in cell["families"] for rule in (RULES | FINER)[family]]
     some = np.random.default_rng(0).permutation(len(rules))[::cell["thin"]]
     rules = [rules[i] for i in sorted(some)]
     best, value, n = best_rule(base, rules, search, gen)

@@ -223,6 +223,27 @@ WITH_MEMORY = {
     "no-repeat n-gram": [*WITHOUT_PENALTY, *grid(
         Dry, (NEVER,), PENALTY_TAUS, PENALTY_CUTS, (0, 1, 2, 3, 4))]}
 RULES = WITHOUT_MEMORY | WITH_MEMORY
+
+# A cut between two of the grids above can do far better than both. These have more of them.
+SIGMAS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0, 1.1, 1.2, 1.5)
+MIN_PS = (0.05, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.25, 0.3, 0.35, 0.4, 0.5)
+FINE_CUTS = [*map(top_nsigma, SIGMAS[3:10]), *map(min_p, (0.1, 0.14, 0.16, 0.18, 0.2, 0.25))]
+
+
+def finer_penalties(make, numbers):
+    return [*TAUS, *grid(lambda cut, tau: replace(cut, temperature=tau), FINE_CUTS,
+                         (1.0, 3.0, UNIFORM)),
+            *grid(lambda number, tau, cut: make(number, temperature=tau, cut=cut), (*numbers, NEVER),
+                  (0.0, 0.4, 1.0, 3.0), (None, *FINE_CUTS))]
+
+
+FINER_WITHOUT = {"top-n-sigma, finer": cuts(top_nsigma, SIGMAS), "min-p, finer": cuts(min_p, MIN_PS)}
+FINER_WITH = {
+    "frequency penalty, finer": finer_penalties(frequency, (0.5, 0.7, 1.0, 1.4, 2.0)),
+    "DRY, finer": [*TAUS, *grid(Dry, (1.0, NEVER), (0.0, 1.0), FINE_CUTS[1::2], (1, 2, 3),
+                                (0.0, 0.7, 1.0))],
+    "presence penalty, finer": finer_penalties(presence, (0.7, 1.0, 2.0))}
+FINER = FINER_WITHOUT | FINER_WITH
 OPEN = {  # ends of knobs that are no limit of anything: a best value there asks for a wider grid
     "EDT": ((0, 4.0),), "dynatemp": ((0, 1.0), (1, 16.0)),
     "slope": ((0, -1.0), (0, 2.0), (1, -0.6), (1, 1.2))}

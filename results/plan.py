@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from results.cells import MODE, name_of
-from results.methods import (CANDIDATES, LEVEL, OBJECTIVES, RULES, SEES, SETS, WITH_MEMORY,
+from results.methods import (CANDIDATES, FINER, LEVEL, OBJECTIVES, RULES, SEES, SETS, WITH_MEMORY,
                              WITHOUT_MEMORY, OfText)
 from tasks import EXPERIMENTS
 from toy.options import option
 
-MAIN = ("main", "levels", "objectives", "controls")  # on all base models
+MAIN = ("main", "levels", "objectives", "controls", "finer")  # on all base models
 PARTS = (*MAIN, "modes", "sweeps", "betas")
 ORDER = ("repeats", "constrained", "mix", "vote")  # the longest cells come first
 TUNING_SEED = 100  # of the first base model on which recipes are tuned
@@ -217,6 +217,11 @@ class Plan:
             if "sees" in how:
                 self.on_bases(name, how, tuned=name, seeds=self.study.rival_decoders)
 
+    def finer(self):
+        """Rules with more cuts."""
+        for family in FINER:
+            self.on_bases(family, do="rule", families=[family])
+
     def some(self, *values):
         return values[:1] if self.study.brief else values
 
@@ -301,7 +306,7 @@ def seconds_of(cell):
     if cell["do"] == "base":
         return 30 * how["pretrain_steps"] / 1600
     if cell["do"] == "rule":
-        rules = [rule for family in cell["families"] for rule in RULES[family]]
+        rules = [rule for family in cell["families"] for rule in (RULES | FINER)[family]]
         slow = sum(isinstance(rule, OfText) for rule in rules)  # which read each text
         heats = min(how["oracle_prompts"] / 36, 1) / cell["thin"]  # three heats cost the same
         return 0.1 * unit + heats * ((0.02 + 0.006 * unit) * len(rules) + 0.03 * slow)

@@ -1,7 +1,7 @@
 """What a policy earns on held-out prompts: rewards, win rates, votes; and the oracle.
 
 A policy is what `generate` takes: a decoder, or a temperature, which here may also be a table
-{role: choice} for each prompt. Results are rows, dicts: a metric, a value and what it describes.
+{role: choice} for each prompt. Results are rows: dicts with a metric, a value and what it is of.
 
 P prompts, S samples of each, R = P * S responses, T response tokens.
 """
@@ -113,13 +113,13 @@ def scored(prompts, samples, rollout):
 
 
 def win_rate(ours, theirs):
-    """Per prompt, our share of wins over sample pairs; ties count half.  (P,S), (P,S') -> (P,)"""
+    """Per prompt, the share of sample pairs that ours wins; ties half.  (P,S), (P,S') -> (P,)"""
     ours, theirs = ours[:, :, None], theirs[:, None, :]
     return ((ours > theirs) + 0.5 * (ours == theirs)).mean((1, 2))
 
 
 def vote_accuracy(outcome, votes):
-    """Per prompt, the accuracy of the majority of `votes` samples; ties count in part.  -> (P,)"""
+    """Per prompt, how often the majority of `votes` samples is right, a tie in parts.  -> (P,)"""
     accuracy = []
     for (name, prompt), texts in zip(outcome.prompts, outcome.texts):
         answers, right = list(map(TASKS[name].answer_of, texts)), []
@@ -186,7 +186,7 @@ def finite_numbers(name, values):
 
 
 def row(metric, value, n, **columns):
-    """One result: the mean of n numbers, and what it describes. None: does not apply."""
+    """One result: the mean of n numbers, and what it is of. None says: does not apply."""
     return {name: x for name, x in columns.items() if x is not None} | dict(
         metric=metric, value=float(value), n=int(n))
 
@@ -197,7 +197,7 @@ def where(rows, **wanted):
 
 
 def reward_rows(outcome, **columns):
-    """Reward, other metrics, share cut off, for all prompts and per subtask; votes."""
+    """Reward, other metrics, responses cut off: of all prompts and of subtasks; votes."""
     rows, samples = [], outcome.rewards.shape[1]
     cut = outcome.rollout.cut.cpu().numpy().reshape(outcome.rewards.shape)
     parts = {None: np.arange(len(outcome.prompts))}
@@ -328,7 +328,7 @@ def search_oracle(model, prompts, choices, samples, generator, votes=None, margi
 def oracle_rows(model, search, prompts, samples, choices, generator, experiment):
     """Rows of the oracle on test prompts, searched on the validation prompts in `search`.
 
-    Where answers are voted on, a second search, by the majority, gives the votes.
+    Where answers are voted on, a second search goes by the majority and gives the votes.
     """
     rows = []
     for votes in (None, SEARCHED_VOTES) if is_voted(prompts) else (None,):
@@ -395,7 +395,7 @@ Mean reward on test prompts ({config['variants'][0]}, choices sampled):
 {table}
 
 The best fixed temperature is picked on these prompts, which favours it. The oracle is told the
-role of each word; its temperatures were found on other prompts. Pair accuracy is the share of
+role of each word; its temperatures were searched on other prompts. Pair accuracy is the share of
 pairs in the right order; it falls towards 0.5 when only luck tells best from worst.
 
 Next: python -m toy.say "{results['samples'][0]['prompt']}"{folder}

@@ -1,4 +1,4 @@
-"""Files, seeds and progress: what the programs need besides the method.
+"""Files, seeds and progress: what the programs need beside the method.
 
 A file is written under a temporary name and renamed, so a killed run leaves none half-written.
 """
@@ -25,16 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent  # the project's folder
 
 @contextlib.contextmanager
 def program():
-    """Errors that a user can fix, and Ctrl-C, end a program with one sentence."""
+    """Around a program: what a user can mend, and Ctrl-C, end it with one sentence."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a path that the console cannot write
     try:
         yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:  # head or a pager has read enough
-        os._exit(1)  # without another try to write what is left
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -96,17 +92,17 @@ def keys(options):
     def chosen(*starts):
         return {name: x for name, x in options.items() if name.startswith(starts)}
     of_base = digest(chosen("seed", "device", "n_", "pretrain"), "model.py", "tasks.py",
-                     "toy/models.py", "toy/files.py", "fast/record.py")
+                     "toy/models.py")
     of_decoders = digest([of_base, chosen("choices", "beta", "lr", "rounds", "prompts", "responses",
                                           "steps", "pairing", "top_k", "reference", "decoder_ref",
                                           "model_lr")],
                          "lpo.py", "decoder.py", "train_toy.py", "toy/evaluate.py",
-                         "toy/samplers.py", "fast/generate.py")
+                         "toy/samplers.py")
     return of_base, of_decoders
 
 
 def environment():
-    """What made the numbers. The commit is None outside a clone of this project."""
+    """Where numbers are made. The commit is this project's, None if it has none of its own."""
     def git(*arguments):
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None

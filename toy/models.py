@@ -48,9 +48,8 @@ def pretrain(cfg):
     generator, rng = randomness("cpu", "pretrain", cfg.seed)
     model = new_model(cfg.n_layer, cfg.n_head, cfg.n_embd).to(cfg.device)
     lr = torch.zeros((), dtype=torch.float32, device=cfg.device)
-    fused = cfg.device == "cuda" or torch.__version__ >= "2.4"  # older ones cannot on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.1,
-                                  fused=fused, capturable=cfg.device == "cuda")
+                                  fused=True, capturable=cfg.device == "cuda")
 
     def update(*parts):
         """One step on the responses in all parts.  -> loss, nats per token"""
@@ -74,7 +73,7 @@ def pretrain(cfg):
     for step, parts in enumerate(batches(cfg.pretrain_steps, rng, generator)):
         if cfg.device == "cpu":  # where shapes may change, columns of padding are left out
             parts = [idx[:, :(idx >= 0).sum(1).max()] for idx in parts]
-        cosine = 0.51 + 0.49 * math.cos(math.pi * step / cfg.pretrain_steps)  # falls to 1/50
+        cosine = 0.51 + 0.49 * math.cos(math.pi * step / cfg.pretrain_steps)  # to a fiftieth
         lr.fill_(cfg.pretrain_lr * min(1, (step + 1) / 50) * cosine)
         loss = update(*(idx.to(cfg.device) for idx in parts))
         progress(step + 1, lambda: f"loss {loss.item():.3f}")

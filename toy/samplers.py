@@ -1,4 +1,4 @@
-"""Sampler settings that can be choices besides temperatures: truncations and penalties.
+"""Sampler settings that can be a choice beside temperatures: truncations and penalties.
 
     AdaptiveDecoder(64, [0.0, min_p(0.05, temperature=3.0), frequency(1.0, temperature=0.0)])
     python train_toy.py --choices "0,min_p=.05@3,frequency=1@0,frequency=3@1|min_p=.05"
@@ -11,7 +11,7 @@ what is left; "temper, truncate" (as in transformers) does it the other way roun
 
 A penalty has a memory: it lowers the logits of tokens that the response already has (the prompt
 does not count). Servers call these frequency_penalty, presence_penalty and repetition_penalty.
-`|` adds a truncation of the model's own distribution. It comes first, then the penalty,
+After `|` stands a truncation of the model's own distribution. It comes first, then the penalty,
 then the temperature.
 
 (...,V): any leading dimensions and V tokens.
@@ -67,7 +67,7 @@ def kept_epsilon_cutoff(logps, epsilon):
 
 
 def kept_top_nsigma(logps, n):
-    """Logits within n of the row's standard deviations of the largest (Tang et al., 2024)."""
+    """Logits within n standard deviations, of the row, from the largest (Tang et al., 2024)."""
     finite = logps.isfinite()
     count = finite.sum(-1, keepdim=True)
     mean = logps.masked_fill(~finite, 0).sum(-1, keepdim=True) / count
@@ -139,7 +139,7 @@ class Penalty:
                                         f"{', '.join(PENALTIES)}")
         require(0 < self.value < 1e9, f"{self.kind} is {self.value}; give a number above 0")
         require(self.cut is None or isinstance(self.cut, Setting) and self.cut.temperature == 1,
-                "give a truncation without a temperature after |, as in min_p=.05")
+                "after | comes a truncation without a temperature, as in min_p=.05")
         checked_choices([self.temperature])
 
     @property
