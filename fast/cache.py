@@ -52,6 +52,16 @@ class Cache:
         B, H, slots, _, _ = self.kv[0].shape
         heads = torch.arange(B * H, device=self.bias.device)
         self.first_slot = (heads * slots).view(B, H)  # the number of a head's first
+        self.seen = 0  # slots that the views show
+
+    def look(self, S):
+        """Views of the first S slots: making one costs a microsecond."""
+        self.seen = S
+        self.views = []
+        for kv in self.kv:
+            seen = kv[:, :, :S].flatten(0, 1)  # (B*H,S,2,D)
+            # all slots (B*H*slots,2,D), keys (B*H,D,S), values (B*H,S,D)
+            self.views.append((kv.flatten(0, 2), seen[..., 0, :].mT, seen[..., 1, :]))
 
     def step(self, idx, pos):
         """One more token per row, at its place pos.  (B,), (B,) -> logits (B,V), hidden (B,C)"""
@@ -60,17 +70,19 @@ class Cache:
         D = self.kv[0].shape[-1]
         C = H * D
         S = self.used + -self.used % 8  # slots that a token can see, in eights
+        if S != self.seen:
+            self.look(S)
         own_slot = (self.first_slot + pos[:, None]).view(-1)  # (B*H,): where to write
         bias = self.bias[:, :S].index_select(0, pos)[:, None]  # (B,1,S)
 
         x = F.embedding(idx, self.token_table) + F.embedding(pos, self.place_table)  # (B,C)
-        for kv, (norm1, norm2, qkv, out, up, down) in zip(self.kv, self.blocks):
+        for (slots, k, v), block in zip(self.views, self.blocks):
+            norm1, norm2, qkv, out, up, down = block
             heads = F.linear(torch.layer_norm(x, (C,), *norm1), *qkv).view(B * H, 3, D)
-            kv.flatten(0, 2).index_copy_(0, own_slot, heads[:, 1:])  # its key and value
-            keys, values = kv[:, :, :S].flatten(0, 1).unbind(2)  # (B*H,S,D)
-            scores = torch.bmm(heads[:, :1], keys.mT).view(B, H, S)
+            slots.index_copy_(0, own_slot, heads[:, 1:])  # its key and value
+            scores = torch.bmm(heads[:, :1], k).view(B, H, S)
             shares = torch.add(bias, scores, alpha=D ** -0.5).softmax(-1).view(B * H, 1, S)
-            x = x + F.linear(torch.bmm(shares, values).view(B, C), *out)
+            x = x + F.linear(torch.bmm(shares, v).view(B, C), *out)
             y = F.linear(torch.layer_norm(x, (C,), *norm2), *up)
             x = x + F.linear(F.gelu(y, approximate="tanh"), *down)
         hidden = torch.layer_norm(x, (C,), *self.norm)
