@@ -110,7 +110,7 @@ def test_temperatures_that_follow_the_entropy(kind, knobs, tau):
 def test_every_rule_is_a_distribution_and_has_its_own_name():
     logits = torch.randn(2, 12, generator=torch.Generator().manual_seed(5))
     counts = torch.tensor([[2.0] + [0] * 11, [0.0] * 12])
-    for rules in RULES.values():
+    for rules in (RULES | methods.FINER).values():
         names = set()
         for rule in rules:
             if isinstance(rule, methods.OfText):

@@ -11,7 +11,7 @@ from results import cells, claims, publish, study, tables
 from results.methods import LEVEL, RULES
 from results.plan import (LPO, MEMORY, QUICK, TUNING_SEED, Plan, Study, load, next_tries,
                           setting_of)
-from results.tables import FIXED, ORACLE, WITH, Data
+from results.tables import COARSE_WITHOUT, FIXED, ORACLE, WITH, WITHOUT, Data
 
 SMALL = Study(**QUICK)
 
@@ -135,7 +135,7 @@ def data(tmp_path_factory):
                ("fixed temperature", "1"): [[0, 0], [3, 5]],
                (LPO, ""): [[4, 4], [6, 6]], (MEMORY, ""): [[5, 5], [8, 8]],
                (ORACLE, ""): [[5, 5], [9, 9]]} | {(name, ""): [[1, 1], [1, 1]] for name in RULES}
-    rewards["DRY", ""] = [[2, 2], [2, 2]]
+    rewards["DRY", ""] = rewards["min-p, finer", ""] = [[2, 2], [2, 2]]
     rows = [dict(part="main", experiment="vote", method=method, level=LEVEL["vote"], mode=0.4,
                  base_seed=b, seed=seed, option=option, prompt=p, subtask="vote",
                  reward=values[b][p] + (seed - 0.5))
@@ -154,6 +154,8 @@ def test_decoders_are_averaged_and_the_baseline_is_each_base_models_best(data):
     assert data.values("vote", LPO).tolist() == [[4, 4], [6, 6]]
     assert data.values("vote", FIXED).tolist() == [[0, 2], [3, 5]]
     assert data.best_rule("vote", WITH) == "DRY" and data.values("vote", WITH).mean() == 2
+    assert data.best_rule("vote", WITHOUT) == "min-p, finer"
+    assert data.values("vote", COARSE_WITHOUT).mean() == 1
     with pytest.raises(KeyError):
         data.values("vote", "unknown")
 
