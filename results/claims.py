@@ -192,8 +192,8 @@ def rules_coarse(data):
 
 @claim
 def rules_without(data):
-    """So top-n-sigma at 0.75 to 0.85 keeps one article and several nouns, and takes {repeats:.0f} %
-    of the headroom on repeats and {constrained:.0f} % on constrained writing."""
+    """So top-n-sigma at 0.75 to 0.85 can keep one article and several nouns, and takes
+    {repeats:.0f} % of the headroom on repeats and {constrained:.0f} % on constrained writing."""
     for e in ("repeats", "constrained"):
         assert data.best_rule(e, WITHOUT) == "top-n-sigma, finer"
     return shares(data, WITHOUT, ("repeats", "constrained"))

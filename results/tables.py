@@ -160,8 +160,10 @@ ROWS = {
         f"{who}, {name}" for who in ("LPO", "oracle") for name in (*SETS, "picked with memory")])),
     "levels": ("Mean test reward by level.", {f"{name}, {level} level": dict(
         method=name, level=level) for name in (LPO, MEMORY) for level in ("token", "sequence")}
-        | each(["sequence level, mean state", "sequence level, hidden state", KINDS],
-               level="sequence")),
+        | {f"sequence level, {title} state": dict(method=f"sequence level, {sees} state",
+                                                  level="sequence")
+           for title, sees in (("mean", "mean"), ("last", "hidden"))}
+        | each([KINDS], level="sequence")),
     "rules": ("Test reward of every rule, tuned on each base model's validation prompts.",
               each([*RULES, *FINER, SUBTASK])),
     "objectives": ("Share of the headroom, in %.", each([LPO, *OBJECTIVES], share=True)),
