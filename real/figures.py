@@ -47,6 +47,14 @@ def rewards(results):
     return figure
 
 
+def shares(cell, K):
+    """How often a decoder used each of its K choices, by role.  -> {role: (K,)}"""
+    counts = defaultdict(lambda: np.zeros(K))
+    for role, k, n in cell["used"]:
+        counts[role][k] += n
+    return {role: x / x.sum() for role, x in counts.items()}
+
+
 def temperatures(results):
     """How often the median decoder over temperatures uses each of them, role by role."""
     table, choices = {}, [choice_of(name) for name in results["sets"]["temperatures"]]
@@ -55,10 +63,7 @@ def temperatures(results):
                     if cell["cell"][:3] == [experiment, "temperatures", "token"]]
         if decoders:
             decoders.sort(key=lambda cell: np.mean(cell["rewards"]["test"]["temperatures"]))
-            counts = defaultdict(lambda: np.zeros(len(choices)))
-            for role, k, n in decoders[(len(decoders) - 1) // 2]["used"]:
-                counts[role][k] += n
-            table |= {role: x / x.sum() for role, x in counts.items()}
+            table |= shares(decoders[(len(decoders) - 1) // 2], len(choices))
     if not table:
         return None
     figure, (axis,) = figures.panels(1, 1, 6, 0.35 * len(table) + 1.2)

@@ -65,8 +65,14 @@ def slots_of(share):
         tasks.MODE = MODE
 
 
+@functools.cache  # a plan asks for thousands
+def base_key(seed, pretrain_steps):
+    cfg = Config(device="cpu", seed=seed, pretrain_steps=pretrain_steps)
+    return files.keys(asdict(cfg))[0]
+
+
 def base_file(cell, folder):
-    key, _ = files.keys(asdict(config_of(cell)))
+    key = base_key(cell["base_seed"], cell["how"]["pretrain_steps"])
     return Path(folder) / f"base_{key}{'' if cell['mode'] == MODE else '_' + str(cell['mode'])}.pt"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lpo import require
-from real.figures import FIGURES, measured
+from real import figures
 from real.tasks import EXPERIMENTS
 from real.train import LEVELS, RULES, SETS
 from results.claims import apart, faults, section_of, significant
@@ -34,7 +34,7 @@ class Data:
 
     def __init__(self):
         self.about = json.loads(gzip.decompress((HERE / "data" / "real.json.gz").read_bytes()))
-        self.rewards = measured(self.about)
+        self.rewards = figures.measured(self.about)
 
     def best(self, experiment, name):
         """-> its family, (P,)"""
@@ -117,15 +117,10 @@ def repeats(data):
 
 def shares(data, experiment, name):
     """How often each choice was used at the token level.  -> {role: (decoders, choices)}"""
-    found = {}
-    for cell in data.about["cells"]:
-        if cell["cell"][:3] == [experiment, name, "token"]:
-            counts = {}
-            for role, k, n in cell["used"]:
-                counts.setdefault(role, np.zeros(len(data.about["sets"][name])))[k] += n
-            for role, x in counts.items():
-                found.setdefault(role, []).append(x / x.sum())
-    return {role: np.array(x) for role, x in found.items()}
+    K = len(data.about["sets"][name])
+    decoders = [figures.shares(cell, K) for cell in data.about["cells"]
+                if cell["cell"][:3] == [experiment, name, "token"]]
+    return {role: np.array([of[role] for of in decoders]) for role in decoders[0]}
 
 
 def not_among(data):
@@ -188,6 +183,6 @@ if __name__ == "__main__":
         data = Data()
         page = filled(PAGE.read_text(encoding="utf-8"), dict(table=table(data)))
         files.write(PAGE, page)
-        plot(data.about, HERE / "figures", FIGURES)
+        plot(data.about, HERE / "figures", figures.FIGURES)
         wrong = faults(section_of(page, SECTION), data, CLAIMS)
         require(not wrong, f"{len(wrong)} sentences:\n" + "\n".join(wrong))
