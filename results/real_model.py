@@ -1,9 +1,9 @@
-"""The table of real/README.md from data/real.json.gz, and what the page claims:
+"""The tables of real/README.md from data/real*.json.gz, and what the page claims:
 
-    python -m results.real_model     fill the table and plot the figures; check the claims
+    python -m results.real_model     fill the tables and plot the figures; check the claims
 
 Intervals and claims are as in the study (intervals.py, claims.py), with decoders in the place of
-base models.
+base models. What Gemma was measured on counts as experiments of their own, "Gemma, lines".
 """
 import gzip
 import json
@@ -29,11 +29,19 @@ BEST = {  # the rule of the highest mean on test prompts, which favours it
     "best rule without memory": [name for name in RULES if name not in ("fixed", *WITH)]}
 
 
+def read(name):
+    """What real.train wrote, of one model."""
+    return json.loads(gzip.decompress((HERE / "data" / name).read_bytes()))
+
+
 class Data:
     """Mean rewards of the test prompts."""
 
     def __init__(self):
-        self.about = json.loads(gzip.decompress((HERE / "data" / "real.json.gz").read_bytes()))
+        self.about = read("real.json.gz")
+        for cell in read("real_gemma.json.gz")["cells"]:
+            experiment, *of = cell["cell"]
+            self.about["cells"].append(dict(cell, cell=[f"Gemma, {experiment}", *of]))
         self.rewards = figures.measured(self.about)
 
     def best(self, experiment, name):
@@ -50,7 +58,8 @@ class Data:
             values = values - other if D == 1 else values[:D] - other[:D]
         if len(values) == 1:  # a rule has no error but that of the prompts
             values = values.repeat(2, 0)
-        return estimate(values, np.arange(values.shape[1]) % len(EXPERIMENTS[experiment]))
+        tasks = EXPERIMENTS[experiment.removeprefix("Gemma, ")]
+        return estimate(values, np.arange(values.shape[1]) % len(tasks))
 
     def values(self, experiment, of):
         """-> (D,P): D decoders; 1 for a rule"""
@@ -59,16 +68,18 @@ class Data:
         return np.array(self.rewards[experiment][of])
 
 
-def table(data):
-    """Mean rewards of the rules, with their names, and of LPO."""
+def tables(data):
+    """Mean rewards of the rules, with their names, and of LPO.  -> {name: Markdown}"""
     def cell(experiment, title):
         of = title.removeprefix("LPO, ")
         family = f" {data.best(experiment, of)[0]}" if "rule" in of else ""
         return f"{data.estimate(experiment, of):.3f}{family}"
-    titles = [*BEST, *(f"LPO, {name}, {level}" for level in LEVELS for name in SETS)]
-    return by_experiment(EXPERIMENTS, titles, cell)
+    rows = [*BEST, *(f"LPO, {name}, {level}" for level in LEVELS for name in SETS)]
+    return dict(table=by_experiment(EXPERIMENTS, rows, cell),
+                gemma=by_experiment(GEMMA, rows[:len(BEST) + len(SETS)], cell))
 
 
+GEMMA = ("Gemma, lines", "Gemma, repeats")
 RULE, REMEMBERS, FIXED = "best rule without memory", "best rule with memory", list(BEST)[0]
 TAU, SETTINGS, MEMORY = [f"{name}, token" for name in SETS]
 
@@ -164,25 +175,58 @@ def mean_state(data):
     return means(data, "mix", sequence=last, mean=mean)
 
 
-def colder_starts(data):
+def colder_starts(data, experiment="lines"):
     """Each decoder over temperatures is colder at the first words of a line than elsewhere: on
     average {start:.2f} and {rest:.2f}."""
     taus = np.array([float(tau) for tau in data.about["sets"]["temperatures"]])
-    of = shares(data, "lines", "temperatures")
+    of = shares(data, experiment, "temperatures")
     start, rest = of["lines, start"] @ taus, of["lines, rest"] @ taus
     assert (start < rest).all()
     return dict(start=start.mean(), rest=rest.mean())
 
 
+def gemma_lines(data):
+    """On lines LPO earns {tau:.2f} over temperatures, {settings:.2f} over settings and {memory:.2f}
+    over choices with a memory: more than the best rule, a {name} penalty with {rule:.2f}."""
+    rules = [data.estimate(GEMMA[0], of).mean for of in BEST]
+    assert data.estimate(GEMMA[0], REMEMBERS).mean == max(rules)
+    apart(data, [(GEMMA[0], of, REMEMBERS) for of in (TAU, SETTINGS, MEMORY)])
+    return dict(means(data, GEMMA[0], tau=TAU, settings=SETTINGS, memory=MEMORY, rule=REMEMBERS),
+                name=data.best(GEMMA[0], REMEMBERS)[0])
+
+
+def gemma_repeats(data):
+    """On repeats the best rule, a {name} penalty, earns {rule:.3f}: more than LPO over any set, at
+    best {memory:.3f}."""
+    apart(data, [(GEMMA[1], REMEMBERS, of) for of in (TAU, SETTINGS, MEMORY)])
+    assert data.estimate(GEMMA[1], REMEMBERS).mean > data.estimate(GEMMA[1], RULE).mean
+    found = means(data, GEMMA[1], tau=TAU, settings=SETTINGS, memory=MEMORY, rule=REMEMBERS)
+    assert found["memory"] > max(found["tau"], found["settings"])
+    return found | dict(name=data.best(GEMMA[1], REMEMBERS)[0])
+
+
+def gemma_starts(data):
+    """There too decoders over temperatures are colder at the first words of a line: on average
+    {start:.2f}, elsewhere {rest:.2f}."""
+    return colder_starts(data, GEMMA[0])
+
+
+def gemma_level(data):
+    """LPO over choices with a memory is not significantly different from the best rule without one,
+    nor LPO over temperatures from the best fixed temperature."""
+    assert not significant(data, [(GEMMA[1], MEMORY, RULE), (GEMMA[1], TAU, FIXED)])
+
+
 CLAIMS = {f.__name__: f for f in (lines, lines_temperatures, mix, repeats, not_among, below_fixed,
-                                  one_choice, mean_state, colder_starts, cold_stories)}
+                                  one_choice, mean_state, colder_starts, cold_stories, gemma_lines,
+                                  gemma_starts, gemma_repeats, gemma_level)}
 
 
 if __name__ == "__main__":
     with files.program():
         data = Data()
-        page = filled(PAGE.read_text(encoding="utf-8"), dict(table=table(data)))
+        page = filled(PAGE.read_text(encoding="utf-8"), tables(data))
         files.write(PAGE, page)
-        plot(data.about, HERE / "figures", figures.FIGURES)
+        plot(read("real.json.gz"), HERE / "figures", figures.FIGURES)
         wrong = faults(section_of(page, SECTION), data, CLAIMS)
         require(not wrong, f"{len(wrong)} sentences:\n" + "\n".join(wrong))

@@ -297,10 +297,12 @@ def test_the_page_says_what_was_measured():
     """A table that is not of the data, a sentence that they contradict, LPO that earns less."""
     data = real_model.Data()
     text = real_model.PAGE.read_text(encoding="utf-8")
-    assert real_model.filled(text, dict(table=real_model.table(data))) == text
+    assert real_model.filled(text, real_model.tables(data)) == text
     section = real_model.section_of(text, real_model.SECTION)
     assert real_model.faults(section, data, real_model.CLAIMS) == []
     for methods in data.rewards.values():
         methods["memory, token"] = np.array(methods["memory, token"]) - 0.1
     wrong = real_model.faults(section, data, real_model.CLAIMS)
-    assert [line.split(":")[0] for line in wrong] == ["false", "false"] and "lines" in wrong[0]
+    kinds = [line.split(":")[0] for line in wrong]  # on Gemma's lines it still earns more
+    assert kinds == ["false", "false", "another sentence", "false", "false"]
+    assert "lines" in wrong[0] and "repeats" in wrong[3]
