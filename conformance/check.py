@@ -104,6 +104,8 @@ def main(argv=None):
     options.add_argument("--no-gaps", action="store_true", help="without cases whose responses do "
                          "not fill their rows from column 0 on, without a hole")
     args = runner.parse(options, argv, [case["name"] for case in cases.golden()] + cases.LARGE)
+    if min(args.fuzz, args.seed) < 0:
+        options.error(f"--fuzz {args.fuzz} --seed {args.seed}: give 0 or more")
     return runner.check(__file__, args, questions(args), LOOK_AT,
                         partial(explain, dtype=args.dtype))
 

@@ -441,7 +441,7 @@ def test_options_choose_the_cases(capsys, tmp_path):
     listed = run(capsys, "--list")[1]
     assert listed == every
     for wrong in (["m", "--timeout", "0"], ["m", "--timeout", "nan"], ["m", "--dtype", "half"], [],
-                  ["m", "--skip", "no_such_file"]):
+                  ["m", "--skip", "no_such_file"], ["m", "--fuzz", "-3"], ["m", "--seed", "-1"]):
         with pytest.raises(SystemExit) as end:
             check.main(wrong)
         assert end.value.code == 2
