@@ -247,8 +247,8 @@ def penalty_in_place(data):
 
 
 def right(data, method, option=""):
-    """% of the vote's prompts in which a majority of 8 is right."""
-    return 100 * data.number("vote", method, "vote_accuracy", option=option, votes=8).mean
+    """Share of the vote's prompts in which a majority of 8 is right.  -> Estimate"""
+    return data.number("vote", method, "vote_accuracy", option=option, votes=8)
 
 
 @claim
@@ -256,9 +256,10 @@ def majority(data):
     """A majority vote over 8 responses of LPO over temperatures is right in {lpo:.0f} % of the
     vote's prompts, and no fixed temperature's majority is right more often than greedy decoding,
     {greedy:.0f} %."""
-    fixed = [right(data, "fixed temperature", str(tau)) for tau in SETS["temperatures"]]
-    assert max(fixed) <= fixed[0] + 1e-9
-    return dict(lpo=right(data, LPO), greedy=fixed[0])
+    greedy, *fixed = [right(data, "fixed temperature", str(tau)) for tau in SETS["temperatures"]]
+    lpo = right(data, LPO)
+    assert max(x.mean for x in fixed) <= greedy.mean + 1e-9 and lpo.low > greedy.high
+    return dict(lpo=100 * lpo.mean, greedy=100 * greedy.mean)
 
 
 @claim
