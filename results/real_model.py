@@ -88,10 +88,27 @@ def means(data, experiment, **of):
     return {key: data.estimate(experiment, name).mean for key, name in of.items()}
 
 
+def against_fixed(data):
+    """At the token level LPO over every set earns more than the best fixed temperature on every
+    task and with both models, except over temperatures on repeats."""
+    apart(data, [(e, of, FIXED) for e in (*EXPERIMENTS, *GEMMA) for of in (TAU, SETTINGS, MEMORY)
+                 if "repeats" not in e or of != TAU])
+
+
+def against_rules(data):
+    """Over settings, and over choices with a memory, it also earns more than the best rule on lines;
+    on the mix and on repeats LPO over no set, at no level, does so significantly."""
+    for e in ("lines", GEMMA[0]):
+        apart(data, [(e, of, rule) for of in (SETTINGS, MEMORY) for rule in (RULE, REMEMBERS)])
+    for e in ("mix", "repeats", GEMMA[1]):
+        best = max((RULE, REMEMBERS), key=lambda rule: data.estimate(e, rule).mean)
+        gains = significant(data, [(e, of, best) for of in data.rewards[e] if ", " in of])
+        assert all(gain < 0 for gain in gains.values()), gains
+
+
 def lines(data):
-    """On lines, at the token level, LPO earns {memory:.2f} over choices with a memory and
-    {settings:.2f} over settings without one: more than the best rule, {name} sampling with
-    {rule:.2f}."""
+    """On lines token-level LPO earns {memory:.2f} over choices with a memory and {settings:.2f}
+    over settings: more than the best rule, {name} sampling with {rule:.2f}."""
     assert data.estimate("lines", REMEMBERS).mean < data.estimate("lines", RULE).mean
     apart(data, [("lines", of, RULE) for of in (MEMORY, SETTINGS)])
     return dict(means(data, "lines", memory=MEMORY, settings=SETTINGS, rule=RULE),
@@ -99,9 +116,8 @@ def lines(data):
 
 
 def lines_temperatures(data):
-    """There LPO over temperatures earns more than every fixed temperature and, just, more than the
-    best rule: the difference is {gain:.3f}."""
-    apart(data, [("lines", TAU, FIXED), ("lines", TAU, RULE)])
+    """Over temperatures it earns more than the best rule too, just: by {gain:.3f}."""
+    apart(data, [("lines", TAU, RULE)])
     gain = data.estimate("lines", TAU, RULE)
     assert gain.low < 0.005
     return dict(gain=gain)
@@ -118,8 +134,8 @@ def mix(data):
 
 
 def repeats(data):
-    """On repeats the best rule, which cuts unlikely words ({name}), earns {rule:.2f}: more than LPO
-    over any set at any level, at best {lpo:.2f}."""
+    """On repeats the best rule, which cuts unlikely tokens ({name}), earns {rule:.2f}: more than
+    LPO over any set at any level, at best {lpo:.2f}."""
     every = [f"{name}, {level}" for name in SETS for level in LEVELS]
     apart(data, [("repeats", RULE, of) for of in every])
     return dict(means(data, "repeats", rule=RULE), name=data.best("repeats", RULE)[0],
@@ -136,7 +152,7 @@ def shares(data, experiment, name):
 
 def not_among(data):
     """There LPO over settings picks `min_p=.05@1.5` for {share:.0f} % of the tokens; the best
-    settings of epsilon and min-p, which cut less, are not among its choices."""
+    settings of epsilon and min-p, of lower thresholds, are not among its choices."""
     sets, at = data.about["sets"], data.about["sets"]["settings"].index("min_p=.05@1.5")
     best = [name for cell in data.about["cells"] for name in cell["rewards"]["test"]
             if cell["cell"] in (["repeats", "epsilon"], ["repeats", "min-p"])]
@@ -145,22 +161,22 @@ def not_among(data):
 
 
 def below_fixed(data):
-    """Over temperatures, token level, it earns less than the best fixed temperature, by
-    {loss:.3f}."""
+    """Over temperatures token-level LPO earns {loss:.3f} less than the best fixed temperature."""
     apart(data, [("repeats", FIXED, TAU)])
     return dict(loss=data.estimate("repeats", FIXED, TAU))
 
 
 def cold_stories(data):
-    """In stories the temperature 0 is the most frequent one, with {story:.0f} % of the tokens."""
+    """In stories temperature 0 is the most frequent one: {story:.0f} % of the tokens, over all
+    decoders."""
     means = shares(data, "mix", "temperatures")["story, all"].mean(0)
     assert means.argmax() == 0
     return dict(story=100 * means[0])
 
 
 def one_choice(data):
-    """On lines one choice per response is not significantly better than the best fixed temperature,
-    with any set and either state."""
+    """On lines one choice per response never earns significantly more than the best fixed
+    temperature."""
     for name in SETS:
         for level in ("sequence", "mean"):
             gain = data.estimate("lines", f"{name}, {level}", FIXED)
@@ -168,16 +184,16 @@ def one_choice(data):
 
 
 def mean_state(data):
-    """On the mix LPO over temperatures earns {mean:.2f} if it reads the prompt's mean state, less
-    than if it reads the last one, {sequence:.2f}."""
+    """On the mix LPO over temperatures earns {mean:.2f} from the prompt's mean state, less than
+    from the last one, {sequence:.2f}."""
     last, mean = "temperatures, sequence", "temperatures, mean"
     apart(data, [("mix", last, mean)])
     return means(data, "mix", sequence=last, mean=mean)
 
 
 def colder_starts(data, experiment="lines"):
-    """Each decoder over temperatures is colder at the first words of a line than elsewhere: on
-    average {start:.2f} and {rest:.2f}."""
+    """Each decoder over temperatures is colder at the first words of a line, on average
+    {start:.2f}, than elsewhere, {rest:.2f}."""
     taus = np.array([float(tau) for tau in data.about["sets"]["temperatures"]])
     of = shares(data, experiment, "temperatures")
     start, rest = of["lines, start"] @ taus, of["lines, rest"] @ taus
@@ -206,8 +222,8 @@ def gemma_repeats(data):
 
 
 def gemma_starts(data):
-    """There too decoders over temperatures are colder at the first words of a line: on average
-    {start:.2f}, elsewhere {rest:.2f}."""
+    """There too each decoder over temperatures is colder at the first words of a line, on average
+    {start:.2f}, than elsewhere, {rest:.2f}."""
     return colder_starts(data, GEMMA[0])
 
 
@@ -217,9 +233,10 @@ def gemma_level(data):
     assert not significant(data, [(GEMMA[1], MEMORY, RULE), (GEMMA[1], TAU, FIXED)])
 
 
-CLAIMS = {f.__name__: f for f in (lines, lines_temperatures, mix, repeats, not_among, below_fixed,
-                                  one_choice, mean_state, colder_starts, cold_stories, gemma_lines,
-                                  gemma_starts, gemma_repeats, gemma_level)}
+CLAIMS = {f.__name__: f for f in (against_fixed, against_rules, lines, lines_temperatures, mix,
+                                  repeats, not_among, below_fixed, one_choice, mean_state,
+                                  colder_starts, cold_stories, gemma_lines, gemma_starts,
+                                  gemma_repeats, gemma_level)}
 
 
 if __name__ == "__main__":

@@ -303,6 +303,5 @@ def test_the_page_says_what_was_measured():
     for methods in data.rewards.values():
         methods["memory, token"] = np.array(methods["memory, token"]) - 0.1
     wrong = real_model.faults(section, data, real_model.CLAIMS)
-    kinds = [line.split(":")[0] for line in wrong]  # on Gemma's lines it still earns more
-    assert kinds == ["false", "false", "another sentence", "false", "false"]
-    assert "lines" in wrong[0] and "repeats" in wrong[3]
+    kinds = [line.split(":")[0] for line in wrong]  # on Gemma's lines it still earns most
+    assert kinds == 4 * ["false"] + ["another sentence"] + 2 * ["false"]
