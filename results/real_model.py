@@ -96,8 +96,8 @@ def against_fixed(data):
 
 
 def against_rules(data):
-    """Over settings, and over choices with a memory, it also earns more than the best rule on lines;
-    on the mix and on repeats LPO over no set, at no level, does so significantly."""
+    """Over settings, and over choices with a memory, it also earns more than the best rule on
+    lines; on the mix and on repeats LPO over no set, at no level, does so significantly."""
     for e in ("lines", GEMMA[0]):
         apart(data, [(e, of, rule) for of in (SETTINGS, MEMORY) for rule in (RULE, REMEMBERS)])
     for e in ("mix", "repeats", GEMMA[1]):
