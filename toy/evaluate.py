@@ -199,6 +199,12 @@ def where(rows, **wanted):
     return [row for row in rows if all(row.get(name) == x for name, x in wanted.items())]
 
 
+def decoders(results, **wanted):
+    """Rows of the first loss's decoders, with sampled choices."""
+    return where(results["rows"], policy="adaptive", select="sample",
+                 variant=results["config"]["variants"][0], **wanted)
+
+
 def reward_rows(outcome, **columns):
     """Reward, other metrics, share cut off, for all prompts and per subtask; votes."""
     rows, samples = [], outcome.rewards.shape[1]
@@ -389,11 +395,11 @@ def summary(results):
     head = ["experiment", "best fixed", *(f"{level} level" for level in config["levels"]), "oracle"]
     lines = [head]
     for experiment in config["experiments"]:
-        of = where(rows, experiment=experiment, metric="reward", subtask=None)
-        best = max(where(of, policy="fixed"), key=lambda r: r["value"])
-        learned = where(of, policy="adaptive", variant=config["variants"][0], select="sample")
-        lines.append([experiment, f"{best['value']:.3f} at {best['temperature']}", *(
-            f"{r['value']:.3f}" for r in learned + where(of, policy="oracle"))])
+        of = dict(experiment=experiment, metric="reward", subtask=None)
+        best = max(where(rows, policy="fixed", **of), key=lambda r: r["value"])
+        others = decoders(results, **of) + where(rows, policy="oracle", **of)
+        lines.append([experiment, f"{best['value']:.3f} at {best['temperature']}",
+                      *(f"{r['value']:.3f}" for r in others)])
     widths = [max(map(len, column)) for column in zip(*lines)]
     table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths))
                       for line in lines)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import style
 from matplotlib.figure import Figure
 
-from toy.evaluate import where
+from toy.evaluate import decoders, where
 from toy.files import program, write
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -44,12 +45,6 @@ def ink_on(shade):
     return "black" if shade >= 0.5 else "white"
 
 
-def decoders(results, **wanted):
-    """Rows of the first loss's decoders, with sampled choices."""
-    return where(results["rows"], policy="adaptive", select="sample",
-                 variant=results["config"]["variants"][0], **wanted)
-
-
 def panels(n, columns, width, height, **options):
     lines = -(-n // columns)
     figure = Figure(figsize=(width * min(n, columns), height * lines), layout="constrained")
@@ -78,14 +73,12 @@ def heat_map(axis, table, choices, cmap="Blues"):
 
 def text(results):
     """Responses to the same prompts, each word on the colour of its temperature."""
-    samples = results["samples"]
-    level = "token" if any(s["level"] == "token" for s in samples) else "sequence"
-    samples = [s for s in samples if s["level"] == level
-               and s["variant"] == results["config"]["variants"][0]]
-    choices = results["config"]["choices"]
+    config = results["config"]
+    choices = config["choices"]
+    level = next(level for level in LEVELS if level in config["levels"])
     shade_of = shades(choices)
-    marks, y = [], -1  # x, y, text, style
-    for sample in samples:
+    marks, y = [], -1  # x, y, text, how
+    for sample in where(results["samples"], level=level, variant=config["variants"][0]):
         said = "learned"
         if sample["policy"] == "fixed":
             y += 2
@@ -107,8 +100,8 @@ def text(results):
     axis = figure.add_axes((0.01, 0.6 / height, 0.98, 1 - 0.6 / height))
     axis.set(xlim=(0, 130), ylim=(y + 0.6, 0))
     axis.set_axis_off()
-    for *at, word, style in marks:
-        axis.text(*at, word, family="monospace", fontsize=8, va="center", **style)
+    for *at, word, how in marks:
+        axis.text(*at, word, family="monospace", fontsize=8, va="center", **how)
     bar = figure.add_axes((0.3, 0.32 / height, 0.4, 0.12 / height))
     bar.imshow([[shade_of(choice) for choice in choices]], cmap=SHADES, vmin=0, vmax=1,
                aspect="auto")
@@ -206,8 +199,7 @@ def votes(results):
     return figure
 
 
-FIGURES = {"text": text, "temperatures": temperatures, "places": places, "rewards": rewards,
-           "votes": votes}
+FIGURES = {f.__name__: f for f in (text, temperatures, places, rewards, votes)}
 
 
 # --- the files ------------------------------------------------------------------------------------
@@ -217,9 +209,7 @@ def plot(results, folder, figures=FIGURES):
     """Save every figure that the results have rows for; remove those of an earlier run that they
     lack.  -> list of paths"""
     paths = []
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever a user's matplotlibrc says
-        matplotlib.rcParams.update(STYLE)
+    with style.context(STYLE, after_reset=True):  # whatever a user's matplotlibrc says
         for name, make in figures.items():
             path = Path(folder) / f"{name}.png"
             figure = make(results)
