@@ -116,14 +116,10 @@ def temperatures(results):
     choices = results["config"]["choices"]
     tables = {}  # level -> {label: K shares}
     for level in LEVELS:
-        rows = decoders(results, metric="choice_share", level=level)
-        with_roles = {r["subtask"] for r in rows if r.get("role") not in (None, "rest")}
-        for r in rows:
-            split = level == "token" and r["subtask"] in with_roles
-            if (r.get("role") is None) != split:
-                label = f"{r['subtask']}: {r['role']}" if split else r["subtask"]
-                shares = tables.setdefault(level, {}).setdefault(label, [0] * len(choices))
-                shares[choices.index(r["choice"])] = r["value"]
+        for r in decoders(results, metric="choice_share", level=level):
+            if ("role" in r) == (level == "token"):
+                label = f"{r['subtask']}: {r['role']}" if "role" in r else r["subtask"]
+                tables.setdefault(level, {}).setdefault(label, []).append(r["value"])
     if not tables:
         return None
     figure, axes = panels(len(tables), 2, 5, 0.32 * max(map(len, tables.values())) + 1.3)
