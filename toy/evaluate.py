@@ -34,7 +34,7 @@ class Outcome:
     """Responses to P prompts, S samples of each."""
     prompts: list     # P of (task, prompt)
     texts: list       # P lists of S texts
-    scores: dict      # "reward" and, if there is only one task, its metrics -> (P,S)
+    scores: dict      # "reward", and the metrics that all the tasks have -> (P,S)
     rollout: Rollout  # of R responses, prompt by prompt
 
     @property
@@ -104,13 +104,11 @@ def scored(prompts, samples, rollout):
     lengths = rollout.mask.sum(1).tolist()
     texts = [decode(ids[:n]) for ids, n in zip(rollout.tokens.tolist(), lengths)]
     texts = [texts[i:i + samples] for i in range(0, len(texts), samples)]
-    measures = {"reward": None}
-    if len({name for name, _ in prompts}) == 1:
-        measures |= TASKS[prompts[0][0]].metrics
-    scores = {metric: np.array([[float((measure or TASKS[name].reward)(prompt, text))
-                                 for text in of_prompt]
-                                for (name, prompt), of_prompt in zip(prompts, texts)])
-              for metric, measure in measures.items()}
+    measures = [dict(reward=TASKS[name].reward) | TASKS[name].metrics for name, _ in prompts]
+    shared = [metric for metric in measures[0] if all(metric in of for of in measures)]
+    scores = {metric: np.array([[float(of[metric](prompt, text)) for text in row]
+                                for of, (_, prompt), row in zip(measures, prompts, texts)])
+              for metric in shared}
     return Outcome(prompts, texts, scores, rollout)
 
 
