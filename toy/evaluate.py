@@ -22,7 +22,8 @@ from toy.samplers import label
 
 VOTES = (1, 2, 4, 8, 16, 32)  # sizes of a majority
 SEARCHED_VOTES = 8            # the one that an oracle is searched for
-FIRST_HEAT = 12               # prompts on which all tables of the oracle's search run
+FIRST_HEAT = 12               # prompts on which all rivals of a race run
+MARGIN = 3.0                  # standard errors behind the leader at which one drops out
 BATCH = dict(cpu=256, cuda=2048)  # responses generated together; a CPU's must fit its cache
 
 
@@ -300,11 +301,11 @@ def all_tables(name, choices):
     return [dict(zip(roles, given)) for given in itertools.product(choices, repeat=len(roles))]
 
 
-def race(rivals, prompts, earned, halve=False, margin=3.0):
+def race(rivals, prompts, earned, halve=False):
     """The best of the rivals by their mean on all prompts.  -> it, its mean
 
     earned(rivals, prompts) -> (rivals, prompts). All run on the first dozen prompts. A rival that
-    is behind the leader by more than `margin` standard errors of their difference drops out, with
+    is behind the leader by more than MARGIN standard errors of their difference drops out, with
     `halve` the worse half too; the others go on to as many prompts again, until all are used.
     """
     values = np.empty((len(rivals), 0))  # (rivals, prompts so far)
@@ -315,7 +316,7 @@ def race(rivals, prompts, earned, halve=False, margin=3.0):
         means = values.mean(1)
         behind = values[means.argmax()] - values
         error = behind.std(1) / max(behind.shape[1] - 1, 1) ** 0.5
-        kept = behind.mean(1) <= margin * error
+        kept = behind.mean(1) <= MARGIN * error
         if halve:
             kept &= means >= np.median(means)
         rivals = [rival for rival, stays in zip(rivals, kept) if stays]
@@ -324,7 +325,7 @@ def race(rivals, prompts, earned, halve=False, margin=3.0):
     return rivals[best], float(values[best].mean())
 
 
-def search_oracle(model, prompts, choices, samples, generator, votes=None, margin=3.0):
+def search_oracle(model, prompts, choices, samples, generator, votes=None):
     """The best choice for every role of each task.  -> {task: {role: choice}}
 
     By reward, or by the accuracy of a majority of `votes`.
@@ -337,7 +338,7 @@ def search_oracle(model, prompts, choices, samples, generator, votes=None, margi
     best = {}
     for name, index in subtasks(prompts).items():
         of_task = [prompts[i] for i in index]
-        best[name], _ = race(all_tables(name, choices), of_task, earned, margin=margin)
+        best[name], _ = race(all_tables(name, choices), of_task, earned)
     return best
 
 
