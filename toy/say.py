@@ -14,6 +14,7 @@ a task have a reward.
 """
 import argparse
 import functools
+import itertools
 import os
 import sys
 import textwrap
@@ -24,7 +25,7 @@ import torch
 
 from decoder import LEVELS, generate
 from lpo import require
-from tasks import EOS, EXPERIMENTS, PROMPT_LENGTH, TASKS, WORDS, decode, encode, split_of
+from tasks import EOS, EXPERIMENTS, TASKS, WORDS, decode, encode, split_of
 from toy import figures, files
 from toy.models import new_model, restored
 from toy.options import Parser
@@ -50,9 +51,9 @@ def known_words(prompt):
 
 
 def pairs_of(prompt):
-    """Each pair of neighbouring words, and where."""
+    """Where each word is, and the next one; after the last there is none."""
     words = prompt.split()
-    return set(zip(range(len(words)), words, words[1:]))
+    return set(zip(itertools.count(), words, [*words[1:], None]))
 
 
 @functools.cache
@@ -64,8 +65,7 @@ def neighbours(task):
 
 def task_of(prompt):
     """The task that has such prompts, or None."""
-    fits = [name for name in TASKS if pairs_of(prompt) <= neighbours(name)]
-    return fits[0] if fits and len(prompt.split()) == PROMPT_LENGTH else None
+    return next((name for name in TASKS if pairs_of(prompt) <= neighbours(name)), None)
 
 
 # --- the trained model ----------------------------------------------------------------------------
@@ -181,8 +181,8 @@ def main(argv):
         text = f"{word}({figures.name_of(choice)})" if numbers else word
         return coloured(text, shade_of(choice), true_colour) if colours else text, len(text)
 
-    split = {"train": "used in training", "validation": "held out", "test": "held out"}
-    print(prompt + "\n  " + (f"a prompt of {task}, {split[split_of(prompt)]}" if task else
+    use = "used in training" if split_of(prompt) == "train" else "held out"
+    print(f"{prompt}\n  " + (f"a prompt of {task}, {use}" if task else
                              "no task has such prompts, so there is no reward"))
     for name, (policy, labels) in policies.items():
         rollout = generate(model, [encode(prompt)] * args.n, length, eos=EOS,
