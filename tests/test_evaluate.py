@@ -122,7 +122,7 @@ def test_at_temperature_0_one_response_stands_for_all(monkeypatch):
 
 
 def test_scores_beside_the_reward(monkeypatch):
-    """Only where all prompts are of one task; floats whatever a task gives. "robin finds moon ."
+    """Those that all tasks of the prompts have; floats whatever a task gives. "robin finds moon ."
     has one bird of four required words."""
     model = Parrot(encode("robin finds moon .") + [EOS])
     prompts = [("constrained", START.replace("birds", "hats")), ("constrained", START)]

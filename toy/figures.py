@@ -4,6 +4,7 @@ Each figure is a function from results to a matplotlib figure, or to None if the
 it shows. One colour, one meaning: blue is the token level, orange the sequence level, green the
 oracle, grey a fixed temperature; the dark-to-yellow scale is temperature, from cold to hot.
 """
+import functools
 import io
 import json
 import sys
@@ -77,15 +78,18 @@ def text(results):
     choices = config["choices"]
     level = next(level for level in LEVELS if level in config["levels"])
     shade_of = shades(choices)
-    marks, y = [], -1  # x, y, text, how
+    figure = Figure()
+    axis = figure.add_axes((0, 0, 1, 1))
+    mark = functools.partial(axis.text, family="monospace", fontsize=8, va="center")
+    y = -1
     for sample in where(results["samples"], level=level, variant=config["variants"][0]):
         said = "learned"
         if sample["policy"] == "fixed":
             y += 2
-            marks.append((0, y, sample["prompt"], dict(weight="bold")))
+            mark(0, y, sample["prompt"], weight="bold")
             said = f"{name_of(sample['choices'][0])} fixed"
         y += 1
-        marks.append((0, y, f"{said}, reward {sample['reward']:.2f}", {}))
+        mark(0, y, f"{said}, reward {sample['reward']:.2f}")
         x = 26
         for word, choice in zip(sample["words"], sample["choices"]):
             if x + len(word) > 128:
@@ -93,15 +97,13 @@ def text(results):
                 y += 1
             shade = shade_of(choice)
             box = dict(boxstyle="round,pad=0.1", lw=0, fc=SHADES(shade))
-            marks.append((x, y, word, dict(bbox=box, color=ink_on(shade))))
+            mark(x, y, word, bbox=box, color=ink_on(shade))
             x += len(word) + 1
     height = 0.22 * (y + 1) + 0.7
-    figure = Figure(figsize=(10, height))
-    axis = figure.add_axes((0.01, 0.6 / height, 0.98, 1 - 0.6 / height))
+    figure.set_size_inches(10, height)
     axis.set(xlim=(0, 130), ylim=(y + 0.6, 0))
+    axis.set_position((0.01, 0.6 / height, 0.98, 1 - 0.6 / height))
     axis.set_axis_off()
-    for *at, word, how in marks:
-        axis.text(*at, word, family="monospace", fontsize=8, va="center", **how)
     bar = figure.add_axes((0.3, 0.32 / height, 0.4, 0.12 / height))
     bar.imshow([[shade_of(choice) for choice in choices]], cmap=SHADES, vmin=0, vmax=1,
                aspect="auto")
@@ -135,13 +137,12 @@ def places(results):
     rows = [r for r in decoders(results, metric="mean_temperature") if "place" in r]
     if not rows:
         return None
-    labels = list(dict.fromkeys((r["subtask"], r["place"]) for r in rows))
-    figure, (axis,) = panels(1, 1, 6.5, 0.2 * len(labels) + 1.2)
+    n = len({(r["subtask"], r["place"]) for r in rows})
+    figure, (axis,) = panels(1, 1, 6.5, 0.2 * n + 1.2)
     for level, (colour, _) in LEVELS.items():
-        of = [r for r in rows if r["level"] == level]
-        axis.plot([r["value"] for r in of], [labels.index((r["subtask"], r["place"])) for r in of],
+        of = where(rows, level=level)
+        axis.plot([r["value"] for r in of], [f"{r['subtask']}: {r['place']}" for r in of],
                   "o" if level == "token" else "|", color=colour, ms=6, label=f"{level} level")
-    axis.set_yticks(range(len(labels)), [f"{subtask}: {place}" for subtask, place in labels])
     axis.invert_yaxis()
     axis.set(xlabel="mean temperature", title="Mean temperature at each place of a sentence")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
@@ -181,15 +182,12 @@ def votes(results):
             lines[f"learned, {level} level", colour, line] = decoders(
                 results, metric="vote_accuracy", level=level)
         for (label, colour, line), of in lines.items():
-            best = {}
+            values = {}
             for r in where(of, experiment=experiment):
-                best[r["votes"]] = max(r["value"], best.get(r["votes"], 0))
-            if best:
-                axis.plot(list(best), list(best.values()), line, marker="o", ms=4, color=colour,
-                          label=label)
-        axis.set_xscale("log", base=2)
-        counts = sorted({r["votes"] for r in rows})
-        axis.set_xticks(counts, counts)
+                values.setdefault(str(r["votes"]), []).append(r["value"])
+            if values:
+                axis.plot(list(values), list(map(max, values.values())), line, marker="o", ms=4,
+                          color=colour, label=label)
         axis.set(title=experiment, xlabel="votes", ylabel="share of right majorities")
         axis.legend(fontsize=9)
     return figure
