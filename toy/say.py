@@ -154,10 +154,9 @@ def main(argv):
     task, n_words = task_of(prompt), len(prompt.split())
     model, decoder, experiment, config = load(os.path.expanduser(args.out), task, args.experiment,
                                               args.level)
-    length = min(model.config.block_size - n_words,
-                 TASKS[task].length if task else max(t.length for t in TASKS.values()))
-    require(length > 0, f"the prompt has {n_words} words; give fewer than "
-                        f"{model.config.block_size}")
+    context = model.config.block_size
+    require(n_words < context, f"the prompt has {n_words} words; give fewer than {context}")
+    length = TASKS[task].length if task else context - n_words
     policies = {f"{experiment} decoder, {decoder.level} level": (dict(decoder=decoder),
                                                                  config["choices"])}
     if args.temperature is not None:
