@@ -257,7 +257,7 @@ EVALUATION = "tests/test_evaluate.py", "toy/evaluate.py", [
      "numbers = np.asarray(values)", "tests/test_train.py test_pairs_of_any"),
     ("a masked reward chosen", "fits and not np.ma.isMaskedArray(values)", "fits",
      "tests/test_train.py test_rewards_that"),
-    ("the oracle drops at two errors", "margin=3.0):", "margin=2.0):", "test_the_race"),
+    ("the oracle drops at two errors", "MARGIN = 3.0", "MARGIN = 2.0", "test_the_race"),
     ("the two searches swapped", '(r["metric"] == "vote_accuracy") == bool(votes)',
      '(r["metric"] == "vote_accuracy") != bool(votes)', "test_the_oracle_is_searched")]
 

@@ -122,7 +122,7 @@ def test_at_temperature_0_one_response_stands_for_all(monkeypatch):
 
 
 def test_scores_beside_the_reward(monkeypatch):
-    """Only where all prompts are of one task; floats whatever a task gives. "robin finds moon ."
+    """Those that all tasks of the prompts have; floats whatever a task gives. "robin finds moon ."
     has one bird of four required words."""
     model = Parrot(encode("robin finds moon .") + [EOS])
     prompts = [("constrained", START.replace("birds", "hats")), ("constrained", START)]
@@ -300,8 +300,7 @@ def raced(monkeypatch, reward, texts_of=None):
 
 
 @pytest.mark.parametrize("margin, winner, heats", [
-    ({}, 0.6, [16, 12, 24]), (dict(margin=3.2), 0.4, [16, 16, 32]),
-    (dict(margin=2.8), 0.6, [16, 8, 16])])
+    (None, 0.6, [16, 12, 24]), (3.2, 0.4, [16, 16, 32]), (2.8, 0.6, [16, 8, 16])])
 def test_the_race_drops_who_is_three_standard_errors_behind(margin, winner, heats, monkeypatch):
     """16 prompts in heats of 4, 4 and 8. Differences 1 - s, 1 + s, 1 - s, 1 + s of the first heat
     have the standard error s / sqrt(3): 2.9 of them behind stays, 3.1 goes. Bugs: another margin
@@ -316,7 +315,9 @@ def test_the_race_drops_who_is_three_standard_errors_behind(margin, winner, heat
         return 10 - (tau > 0) + (-1) ** i * s if tau < 0.6 else 10
     calls = raced(monkeypatch, reward)
     monkeypatch.setattr(evaluate, "FIRST_HEAT", 4)
-    assert search_oracle(None, prompts, (0.0, 0.2, 0.4, 0.6), 3, None, **margin) == {
+    if margin is not None:
+        monkeypatch.setattr(evaluate, "MARGIN", margin)
+    assert search_oracle(None, prompts, (0.0, 0.2, 0.4, 0.6), 3, None) == {
         "math": {"rest": winner}}
     assert [len(call.prompts) for call in calls] == heats
     sizes = [heats[0] // 4, *(n // m for n, m in zip(heats[1:], (4, 8)))]

@@ -13,10 +13,8 @@ from tasks import EXPERIMENTS, PROMPT_LENGTH, TASKS, WORDS, places_of
 from toy.evaluate import sample_prompts
 from toy.files import program
 
-EXAMPLES = 20
 
-
-def check_task(name, n=EXAMPLES):
+def check_task(name, n=20):
     """n examples, (prompt, response, reward, places) each; ValueError says what does not fit."""
     require(name in TASKS, f"no task {name!r}; add it to TASKS, which has {', '.join(TASKS)}")
     task, rng, found = TASKS[name], np.random.default_rng(0), []

@@ -22,7 +22,8 @@ from toy.samplers import label
 
 VOTES = (1, 2, 4, 8, 16, 32)  # sizes of a majority
 SEARCHED_VOTES = 8            # the one that an oracle is searched for
-FIRST_HEAT = 12               # prompts on which all tables of the oracle's search run
+FIRST_HEAT = 12               # prompts on which all rivals of a race run
+MARGIN = 3.0                  # standard errors behind the leader at which one drops out
 BATCH = dict(cpu=256, cuda=2048)  # responses generated together; a CPU's must fit its cache
 
 
@@ -34,7 +35,7 @@ class Outcome:
     """Responses to P prompts, S samples of each."""
     prompts: list     # P of (task, prompt)
     texts: list       # P lists of S texts
-    scores: dict      # "reward" and, if there is only one task, its metrics -> (P,S)
+    scores: dict      # "reward", and the metrics that all the tasks have -> (P,S)
     rollout: Rollout  # of R responses, prompt by prompt
 
     @property
@@ -104,13 +105,11 @@ def scored(prompts, samples, rollout):
     lengths = rollout.mask.sum(1).tolist()
     texts = [decode(ids[:n]) for ids, n in zip(rollout.tokens.tolist(), lengths)]
     texts = [texts[i:i + samples] for i in range(0, len(texts), samples)]
-    measures = {"reward": None}
-    if len({name for name, _ in prompts}) == 1:
-        measures |= TASKS[prompts[0][0]].metrics
-    scores = {metric: np.array([[float((measure or TASKS[name].reward)(prompt, text))
-                                 for text in of_prompt]
-                                for (name, prompt), of_prompt in zip(prompts, texts)])
-              for metric, measure in measures.items()}
+    measures = [dict(reward=TASKS[name].reward) | TASKS[name].metrics for name, _ in prompts]
+    shared = [metric for metric in measures[0] if all(metric in of for of in measures)]
+    scores = {metric: np.array([[float(of[metric](prompt, text)) for text in row]
+                                for of, (_, prompt), row in zip(measures, prompts, texts)])
+              for metric in shared}
     return Outcome(prompts, texts, scores, rollout)
 
 
@@ -197,6 +196,12 @@ def row(metric, value, n, **columns):
 def where(rows, **wanted):
     """The rows that have these values; None: the column does not apply."""
     return [row for row in rows if all(row.get(name) == x for name, x in wanted.items())]
+
+
+def decoders(results, **wanted):
+    """Rows of the first loss's decoders, with sampled choices."""
+    return where(results["rows"], policy="adaptive", select="sample",
+                 variant=results["config"]["variants"][0], **wanted)
 
 
 def reward_rows(outcome, **columns):
@@ -296,11 +301,11 @@ def all_tables(name, choices):
     return [dict(zip(roles, given)) for given in itertools.product(choices, repeat=len(roles))]
 
 
-def race(rivals, prompts, earned, halve=False, margin=3.0):
+def race(rivals, prompts, earned, halve=False):
     """The best of the rivals by their mean on all prompts.  -> it, its mean
 
     earned(rivals, prompts) -> (rivals, prompts). All run on the first dozen prompts. A rival that
-    is behind the leader by more than `margin` standard errors of their difference drops out, with
+    is behind the leader by more than MARGIN standard errors of their difference drops out, with
     `halve` the worse half too; the others go on to as many prompts again, until all are used.
     """
     values = np.empty((len(rivals), 0))  # (rivals, prompts so far)
@@ -311,7 +316,7 @@ def race(rivals, prompts, earned, halve=False, margin=3.0):
         means = values.mean(1)
         behind = values[means.argmax()] - values
         error = behind.std(1) / max(behind.shape[1] - 1, 1) ** 0.5
-        kept = behind.mean(1) <= margin * error
+        kept = behind.mean(1) <= MARGIN * error
         if halve:
             kept &= means >= np.median(means)
         rivals = [rival for rival, stays in zip(rivals, kept) if stays]
@@ -320,7 +325,7 @@ def race(rivals, prompts, earned, halve=False, margin=3.0):
     return rivals[best], float(values[best].mean())
 
 
-def search_oracle(model, prompts, choices, samples, generator, votes=None, margin=3.0):
+def search_oracle(model, prompts, choices, samples, generator, votes=None):
     """The best choice for every role of each task.  -> {task: {role: choice}}
 
     By reward, or by the accuracy of a majority of `votes`.
@@ -333,7 +338,7 @@ def search_oracle(model, prompts, choices, samples, generator, votes=None, margi
     best = {}
     for name, index in subtasks(prompts).items():
         of_task = [prompts[i] for i in index]
-        best[name], _ = race(all_tables(name, choices), of_task, earned, margin=margin)
+        best[name], _ = race(all_tables(name, choices), of_task, earned)
     return best
 
 
@@ -389,11 +394,11 @@ def summary(results):
     head = ["experiment", "best fixed", *(f"{level} level" for level in config["levels"]), "oracle"]
     lines = [head]
     for experiment in config["experiments"]:
-        of = where(rows, experiment=experiment, metric="reward", subtask=None)
-        best = max(where(of, policy="fixed"), key=lambda r: r["value"])
-        learned = where(of, policy="adaptive", variant=config["variants"][0], select="sample")
-        lines.append([experiment, f"{best['value']:.3f} at {best['temperature']}", *(
-            f"{r['value']:.3f}" for r in learned + where(of, policy="oracle"))])
+        of = dict(experiment=experiment, metric="reward", subtask=None)
+        best = max(where(rows, policy="fixed", **of), key=lambda r: r["value"])
+        others = decoders(results, **of) + where(rows, policy="oracle", **of)
+        lines.append([experiment, f"{best['value']:.3f} at {best['temperature']}",
+                      *(f"{r['value']:.3f}" for r in others)])
     widths = [max(map(len, column)) for column in zip(*lines)]
     table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths))
                       for line in lines)

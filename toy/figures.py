@@ -4,6 +4,7 @@ Each figure is a function from results to a matplotlib figure, or to None if the
 it shows. One colour, one meaning: blue is the token level, orange the sequence level, green the
 oracle, grey a fixed temperature; the dark-to-yellow scale is temperature, from cold to hot.
 """
+import functools
 import io
 import json
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import style
 from matplotlib.figure import Figure
 
-from toy.evaluate import where
+from toy.evaluate import decoders, where
 from toy.files import program, write
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -44,12 +46,6 @@ def ink_on(shade):
     return "black" if shade >= 0.5 else "white"
 
 
-def decoders(results, **wanted):
-    """Rows of the first loss's decoders, with sampled choices."""
-    return where(results["rows"], policy="adaptive", select="sample",
-                 variant=results["config"]["variants"][0], **wanted)
-
-
 def panels(n, columns, width, height, **options):
     lines = -(-n // columns)
     figure = Figure(figsize=(width * min(n, columns), height * lines), layout="constrained")
@@ -78,21 +74,22 @@ def heat_map(axis, table, choices, cmap="Blues"):
 
 def text(results):
     """Responses to the same prompts, each word on the colour of its temperature."""
-    samples = results["samples"]
-    level = "token" if any(s["level"] == "token" for s in samples) else "sequence"
-    samples = [s for s in samples if s["level"] == level
-               and s["variant"] == results["config"]["variants"][0]]
-    choices = results["config"]["choices"]
+    config = results["config"]
+    choices = config["choices"]
+    level = next(level for level in LEVELS if level in config["levels"])
     shade_of = shades(choices)
-    marks, y = [], -1  # x, y, text, style
-    for sample in samples:
+    figure = Figure()
+    axis = figure.add_axes((0, 0, 1, 1))
+    mark = functools.partial(axis.text, family="monospace", fontsize=8, va="center")
+    y = -1
+    for sample in where(results["samples"], level=level, variant=config["variants"][0]):
         said = "learned"
         if sample["policy"] == "fixed":
             y += 2
-            marks.append((0, y, sample["prompt"], dict(weight="bold")))
+            mark(0, y, sample["prompt"], weight="bold")
             said = f"{name_of(sample['choices'][0])} fixed"
         y += 1
-        marks.append((0, y, f"{said}, reward {sample['reward']:.2f}", {}))
+        mark(0, y, f"{said}, reward {sample['reward']:.2f}")
         x = 26
         for word, choice in zip(sample["words"], sample["choices"]):
             if x + len(word) > 128:
@@ -100,15 +97,13 @@ def text(results):
                 y += 1
             shade = shade_of(choice)
             box = dict(boxstyle="round,pad=0.1", lw=0, fc=SHADES(shade))
-            marks.append((x, y, word, dict(bbox=box, color=ink_on(shade))))
+            mark(x, y, word, bbox=box, color=ink_on(shade))
             x += len(word) + 1
     height = 0.22 * (y + 1) + 0.7
-    figure = Figure(figsize=(10, height))
-    axis = figure.add_axes((0.01, 0.6 / height, 0.98, 1 - 0.6 / height))
+    figure.set_size_inches(10, height)
     axis.set(xlim=(0, 130), ylim=(y + 0.6, 0))
+    axis.set_position((0.01, 0.6 / height, 0.98, 1 - 0.6 / height))
     axis.set_axis_off()
-    for *at, word, style in marks:
-        axis.text(*at, word, family="monospace", fontsize=8, va="center", **style)
     bar = figure.add_axes((0.3, 0.32 / height, 0.4, 0.12 / height))
     bar.imshow([[shade_of(choice) for choice in choices]], cmap=SHADES, vmin=0, vmax=1,
                aspect="auto")
@@ -123,14 +118,10 @@ def temperatures(results):
     choices = results["config"]["choices"]
     tables = {}  # level -> {label: K shares}
     for level in LEVELS:
-        rows = decoders(results, metric="choice_share", level=level)
-        with_roles = {r["subtask"] for r in rows if r.get("role") not in (None, "rest")}
-        for r in rows:
-            split = level == "token" and r["subtask"] in with_roles
-            if (r.get("role") is None) != split:
-                label = f"{r['subtask']}: {r['role']}" if split else r["subtask"]
-                shares = tables.setdefault(level, {}).setdefault(label, [0] * len(choices))
-                shares[choices.index(r["choice"])] = r["value"]
+        for r in decoders(results, metric="choice_share", level=level):
+            if ("role" in r) == (level == "token"):
+                label = f"{r['subtask']}: {r['role']}" if "role" in r else r["subtask"]
+                tables.setdefault(level, {}).setdefault(label, []).append(r["value"])
     if not tables:
         return None
     figure, axes = panels(len(tables), 2, 5, 0.32 * max(map(len, tables.values())) + 1.3)
@@ -146,13 +137,12 @@ def places(results):
     rows = [r for r in decoders(results, metric="mean_temperature") if "place" in r]
     if not rows:
         return None
-    labels = list(dict.fromkeys((r["subtask"], r["place"]) for r in rows))
-    figure, (axis,) = panels(1, 1, 6.5, 0.2 * len(labels) + 1.2)
+    n = len({(r["subtask"], r["place"]) for r in rows})
+    figure, (axis,) = panels(1, 1, 6.5, 0.2 * n + 1.2)
     for level, (colour, _) in LEVELS.items():
-        of = [r for r in rows if r["level"] == level]
-        axis.plot([r["value"] for r in of], [labels.index((r["subtask"], r["place"])) for r in of],
+        of = where(rows, level=level)
+        axis.plot([r["value"] for r in of], [f"{r['subtask']}: {r['place']}" for r in of],
                   "o" if level == "token" else "|", color=colour, ms=6, label=f"{level} level")
-    axis.set_yticks(range(len(labels)), [f"{subtask}: {place}" for subtask, place in labels])
     axis.invert_yaxis()
     axis.set(xlabel="mean temperature", title="Mean temperature at each place of a sentence")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
@@ -192,22 +182,18 @@ def votes(results):
             lines[f"learned, {level} level", colour, line] = decoders(
                 results, metric="vote_accuracy", level=level)
         for (label, colour, line), of in lines.items():
-            best = {}
+            values = {}
             for r in where(of, experiment=experiment):
-                best[r["votes"]] = max(r["value"], best.get(r["votes"], 0))
-            if best:
-                axis.plot(list(best), list(best.values()), line, marker="o", ms=4, color=colour,
-                          label=label)
-        axis.set_xscale("log", base=2)
-        counts = sorted({r["votes"] for r in rows})
-        axis.set_xticks(counts, counts)
+                values.setdefault(str(r["votes"]), []).append(r["value"])
+            if values:
+                axis.plot(list(values), list(map(max, values.values())), line, marker="o", ms=4,
+                          color=colour, label=label)
         axis.set(title=experiment, xlabel="votes", ylabel="share of right majorities")
         axis.legend(fontsize=9)
     return figure
 
 
-FIGURES = {"text": text, "temperatures": temperatures, "places": places, "rewards": rewards,
-           "votes": votes}
+FIGURES = {f.__name__: f for f in (text, temperatures, places, rewards, votes)}
 
 
 # --- the files ------------------------------------------------------------------------------------
@@ -217,9 +203,7 @@ def plot(results, folder, figures=FIGURES):
     """Save every figure that the results have rows for; remove those of an earlier run that they
     lack.  -> list of paths"""
     paths = []
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever a user's matplotlibrc says
-        matplotlib.rcParams.update(STYLE)
+    with style.context(STYLE, after_reset=True):  # whatever a user's matplotlibrc says
         for name, make in figures.items():
             path = Path(folder) / f"{name}.png"
             figure = make(results)

@@ -74,11 +74,10 @@ def read(path):
 
 def kept(path, make):
     """make()'s result, a dict, with the environment that made it; from the file if there is one."""
-    if path.exists():
-        return read(path)
-    buffer = io.BytesIO()
-    torch.save(make() | dict(environment=environment()), buffer)
-    write(path, buffer.getvalue())
+    if not path.exists():
+        buffer = io.BytesIO()
+        torch.save(make() | dict(environment=environment()), buffer)
+        write(path, buffer.getvalue())
     return read(path)
 
 

@@ -8,7 +8,7 @@
 """
 import argparse
 import os
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 
 import torch
 
@@ -55,16 +55,16 @@ def parse(kind, argv, description, quick=None, check=lambda cfg: cfg):
             how = dict(type=separated, metavar="A,B")
         parser.add_argument(flag(f.name), default=argparse.SUPPRESS, **how, help=(
             f"{f.metadata['help']}{choices} (default {default})".replace("%", "%%")))
-    values = {f.name: f.default for f in fields(kind)}
     given = vars(parser.parse_args(argv))
-    values |= (quick if given.pop("quick", False) else {}) | given
+    values = (quick if given.pop("quick", False) else {}) | given
+    cfg = kind(**values)
     try:
         for f in fields(kind):
-            check_value(f, values[f.name])
-        values["out"] = os.path.expanduser(values["out"])
-        if "device" in values:
-            values["device"] = checked_device(values["device"])
-        return check(kind(**values))
+            check_value(f, getattr(cfg, f.name))
+        cfg = replace(cfg, out=os.path.expanduser(cfg.out))
+        if hasattr(cfg, "device"):
+            cfg = replace(cfg, device=checked_device(cfg.device))
+        return check(cfg)
     except ValueError as error:
         parser.error(str(error))
 

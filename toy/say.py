@@ -14,6 +14,7 @@ a task have a reward.
 """
 import argparse
 import functools
+import itertools
 import os
 import sys
 import textwrap
@@ -24,14 +25,14 @@ import torch
 
 from decoder import LEVELS, generate
 from lpo import require
-from tasks import EOS, EXPERIMENTS, PROMPT_LENGTH, TASKS, WORDS, decode, encode, split_of
+from tasks import EOS, EXPERIMENTS, TASKS, WORDS, decode, encode, split_of
 from toy import figures, files
 from toy.models import new_model, restored
 from toy.options import Parser
 from toy.samplers import choice_of, label
 
 EXAMPLES = 4000  # prompts of each task, to learn which words follow each other
-WIDTH = 92       # columns, before a line is broken
+WIDTH = 92       # columns of the list of words
 
 
 # --- the prompt -----------------------------------------------------------------------------------
@@ -50,9 +51,9 @@ def known_words(prompt):
 
 
 def pairs_of(prompt):
-    """Each pair of neighbouring words, and where."""
+    """Where each word is, and the next one; after the last there is none."""
     words = prompt.split()
-    return set(zip(range(len(words)), words, words[1:]))
+    return set(zip(itertools.count(), words, [*words[1:], None]))
 
 
 @functools.cache
@@ -64,8 +65,7 @@ def neighbours(task):
 
 def task_of(prompt):
     """The task that has such prompts, or None."""
-    fits = [name for name in TASKS if pairs_of(prompt) <= neighbours(name)]
-    return fits[0] if fits and len(prompt.split()) == PROMPT_LENGTH else None
+    return next((name for name in TASKS if pairs_of(prompt) <= neighbours(name)), None)
 
 
 # --- the trained model ----------------------------------------------------------------------------
@@ -127,16 +127,10 @@ def coloured(text, shade, true_colour):
 
 
 def lines_of(words, choices, mark, lead):
-    """A response as text: the lead, then one clause per line, long ones broken."""
-    lines, room = [], 0
-    for word, choice in zip(words, choices):
-        text, width = mark(word, choice)
-        if room <= width:
-            lines.append([])
-            room = WIDTH - len(lead)
-        lines[-1].append(text)
-        room = 0 if word == "." else room - width - 1
-    return lead + ("\n" + " " * len(lead)).join(map(" ".join, lines))
+    """A response as text: the lead, then one clause per line."""
+    after = {".": "\n" + " " * len(lead)}
+    parts = [mark(word, choice) + after.get(word, " ") for word, choice in zip(words, choices)]
+    return lead + "".join(parts).rstrip()
 
 
 def main(argv):
@@ -160,10 +154,9 @@ def main(argv):
     task, n_words = task_of(prompt), len(prompt.split())
     model, decoder, experiment, config = load(os.path.expanduser(args.out), task, args.experiment,
                                               args.level)
-    length = min(model.config.block_size - n_words,
-                 TASKS[task].length if task else max(t.length for t in TASKS.values()))
-    require(length > 0, f"the prompt has {n_words} words; give fewer than "
-                        f"{model.config.block_size}")
+    context = model.config.block_size
+    require(n_words < context, f"the prompt has {n_words} words; give fewer than {context}")
+    length = TASKS[task].length if task else context - n_words
     policies = {f"{experiment} decoder, {decoder.level} level": (dict(decoder=decoder),
                                                                  config["choices"])}
     if args.temperature is not None:
@@ -177,12 +170,12 @@ def main(argv):
     true_colour = os.environ.get("COLORTERM") in ("truecolor", "24bit")
 
     def mark(word, choice, numbers=args.numbers or not colours):
-        """A word as it is printed, and its width."""
+        """A word as it is printed."""
         text = f"{word}({figures.name_of(choice)})" if numbers else word
-        return coloured(text, shade_of(choice), true_colour) if colours else text, len(text)
+        return coloured(text, shade_of(choice), true_colour) if colours else text
 
-    split = {"train": "used in training", "validation": "held out", "test": "held out"}
-    print(prompt + "\n  " + (f"a prompt of {task}, {split[split_of(prompt)]}" if task else
+    use = "used in training" if split_of(prompt) == "train" else "held out"
+    print(f"{prompt}\n  " + (f"a prompt of {task}, {use}" if task else
                              "no task has such prompts, so there is no reward"))
     for name, (policy, labels) in policies.items():
         rollout = generate(model, [encode(prompt)] * args.n, length, eos=EOS,
@@ -196,7 +189,7 @@ def main(argv):
             print(lines_of(text.split(), [labels[k] for k in used], mark,
                            f"{rewards[i]:6.2f}  " if task else "     -  "))
     if colours:
-        print("\ntemperature  " + " ".join(mark(f" {figures.name_of(choice)} ", choice, False)[0]
+        print("\ntemperature  " + " ".join(mark(f" {figures.name_of(choice)} ", choice, False)
                                            for choice in choices))
 
 
