@@ -10,8 +10,10 @@ import os
 import pytest
 import torch
 
+from conftest import seeded
 from decoder import AdaptiveDecoder
-from test_real import hf, p_value, rough, transformers
+from test_lpo import chi_square_p
+from test_real import hf, rough, transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as REGISTERED
 
@@ -72,8 +74,8 @@ zamba2""".split()
 NOT_BUILT = """blt dbrx dots3_note gemma3n gemma4_assistant gemma4_unified gemma4_unified_assistant
 musicgen musicgen_melody xlstm""".split()  # not small from a config, or without a pass of its own
 RIGHT = sorted({*REGISTERED} - {*REFUSED, *NOT_BUILT})
-SOME = """bloom cohere gemma2 gemma3 gpt_neo llama mamba mixtral openai-gpt opt qwen3_5 roberta
-recurrent_gemma roformer zamba2""".split()
+SOME = """bloom cohere gemma2 gemma3 gpt_neo llama mamba mixtral openai-gpt opt prophetnet qwen3_5
+recurrent_gemma roberta roformer zamba2""".split()
 CHOSEN = [*RIGHT, *REFUSED] if os.environ.get("ALL_MODELS") else SOME
 
 
@@ -139,16 +141,15 @@ def test_right_or_refused_by_name(name):
         per_choice = [arg_max, (logits / 0.7).log_softmax(-1), (logits / 1.5).log_softmax(-1)]
         return (torch.stack(per_choice, 1) + tau_logps[..., None]).exp().sum(1).detach()
 
-    rollout = hf.generate(lm, PROMPTS[:2] * 300, 2, decoder=decoder, eos=(),
-                          generator=torch.Generator().manual_seed(0))
+    rollout = hf.generate(lm, PROMPTS[:2] * 300, 2, decoder=decoder, eos=(), generator=seeded())
     for number in (0, 1):
         first = mixture([PROMPTS[number]])
         second = first @ mixture([[*PROMPTS[number], token] for token in range(V)])
         for t, probabilities in enumerate((first[0], second[0])):
             counts = torch.bincount(rollout.tokens[number::2, t], minlength=V)
             rare = probabilities * 300 < 5  # too few for a chi-square test: put together
-            assert p_value(torch.cat([counts[~rare], counts[rare].sum()[None]]), torch.cat(
-                [probabilities[~rare], probabilities[rare].sum()[None]])) > 1e-7
+            assert chi_square_p(*(torch.cat([x[~rare], x[rare].sum()[None]])
+                                  for x in (counts, probabilities))) > 1e-7
 
 
 def test_enough_are_right():
