@@ -2,6 +2,7 @@
 enumeration, loops without a cache. The architectures are in test_real_architectures.py."""
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,17 +46,13 @@ def gpt2(seed=0):
     return lm, ours
 
 
-def decoder_of(level="token", choices=CHOICES, seed=4):
-    return rough_decoder(level, choices, seed)
-
-
 @pytest.mark.parametrize("level", plain.LEVELS)
 def test_scores_are_those_of_the_core(level, monkeypatch):
     """Against decoder.response_logps on the same GPT-2, one row at a time and all at once, with
     references. Bugs: a shift, rows in another order, the reference's own states left out, padding
     on the wrong side, a penalty that counts the prompt or the token itself."""
     (lm, ours), (ref_lm, ref_ours) = gpt2(), gpt2(seed=2)
-    decoder, ref_decoder = decoder_of(level), decoder_of(level, seed=5)
+    decoder, ref_decoder = (rough_decoder(level, CHOICES, seed) for seed in (1, 2))
     rollout = hf.generate(lm, PROMPTS * 4, 12, decoder=decoder, generator=seeded())
     assert not rollout.mask.all() and rollout.cut.any()
     lm.train()  # its dropout may not act
@@ -71,16 +68,17 @@ def test_scores_are_those_of_the_core(level, monkeypatch):
             gradient, = torch.autograd.grad(got.tau_logps.sum(), lm.transformer.ln_f.weight,
                                             allow_unused=True)  # by way of the hidden states
             assert got.text_logps.requires_grad == trained == (gradient is not None)
+    with pytest.raises(ValueError, match="generate it with a decoder"):
+        hf.response_logps(lm, decoder, PROMPTS * 4, replace(rollout, tau_idx=None))
 
 
 def test_what_is_scored_at_once_is_bounded(monkeypatch):
     """Bugs: logits of prompts, of all rows at once."""
     lm, seen = built(), []
     lm.lm_head.register_forward_hook(lambda module, args, logits: seen.append(logits.shape))
-    rollout = Rollout(torch.ones(6, 4, dtype=torch.long), torch.ones(6, 4, dtype=torch.bool),
-                      torch.ones(6, dtype=torch.bool), torch.zeros(6, 4, dtype=torch.long))
+    tokens = torch.ones(6, 4, dtype=torch.long)
     monkeypatch.setitem(hf.AT_ONCE, "cpu", 2 * (7 + 4) * V)
-    hf.scored(lm, CHOICES, PROMPTS * 2, rollout)
+    hf.scored(lm, CHOICES, PROMPTS * 2, Rollout(tokens, tokens > 0, None, tokens))
     assert set(seen) == {(2, 4, V), (1, 1, V)}  # two texts, and one prompt alone to compare
 
 
@@ -91,7 +89,7 @@ def test_two_tokens_have_the_probabilities_of_the_core(level, select):
     them padded. Bugs: the state of another row or column, choices without effect or of the first
     token again, temperature 0 not the arg-max, counts of the prompt. False alarm: 1e-5 each."""
     lm, ours = gpt2()
-    decoder, K = decoder_of(level), len(CHOICES)
+    decoder, K = rough_decoder(level, CHOICES, seed=4), len(CHOICES)
     rollout = hf.generate(lm, PROMPTS[:2] * 6000, 2, decoder=decoder, tau_select=select, eos=(),
                           generator=seeded(1))
     pairs = torch.cartesian_prod(torch.arange(V), torch.arange(V))
@@ -134,7 +132,7 @@ def test_without_chance_the_text_is_that_of_the_core(level, eos, same):
     counted, eos 0 or only one of several, a text too short where all end early."""
     lm, ours = gpt2()
     prompts = [*PROMPTS, *([i, j] for i in range(V) for j in range(V))]
-    decoder = decoder_of(level, (0.0, frequency(3.0, temperature=0.0)))
+    decoder = rough_decoder(level, (0.0, frequency(3.0, temperature=0.0)))
     got, want = (generate(model, prompts, 15, decoder=decoder, tau_select="greedy", eos=end)
                  for generate, model, end in ((hf.generate, lm, eos), (plain.generate, ours, same)))
     assert 0 < want.tau_idx.double().mean() < 1
@@ -146,8 +144,8 @@ def test_processors_act_before_the_choice_and_warpers_not_at_all():
     """Bugs: a forbidden word by temperature 0, a warper of the model's own configuration."""
     lm, _ = gpt2()
     first = hf.generate(lm, PROMPTS, 1, temperature=0.0).tokens[:, 0].tolist()
-    rollout = hf.generate(lm, PROMPTS * 50, 8, decoder=decoder_of(), min_new_tokens=5,
-                          bad_words_ids=[[token] for token in first])
+    rollout = hf.generate(lm, PROMPTS * 50, 8, decoder=rough_decoder(choices=CHOICES),
+                          min_new_tokens=5, bad_words_ids=[[token] for token in first])
     assert (rollout.mask.sum(1) >= 5).all() and not torch.isin(
         rollout.tokens[rollout.mask], torch.tensor(first)).any()
     lm.generation_config.update(do_sample=True, top_k=1, temperature=0.01)
@@ -155,7 +153,7 @@ def test_processors_act_before_the_choice_and_warpers_not_at_all():
         tokens = hf.generate(lm, PROMPTS * 50, 1, temperature=3.0).tokens
         assert len(tokens.unique()) > 3
         inputs = torch.tensor([PROMPTS[0]] * 99)
-        texts = lm.generate(inputs, custom_generate=hf.Adaptive(decoder_of(choices=(3.0, 4.0))),
+        texts = lm.generate(inputs, custom_generate=hf.Adaptive(rough_decoder(choices=(3.0, 4.0))),
                             max_new_tokens=1)
         assert len(texts[:, -1].unique()) > 3
 
@@ -171,7 +169,7 @@ no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 def test_every_cache_gives_the_same_text(device):
     """Token for token with the same noise, with a model that was compiled before; on a GPU "static"
     is recorded, too. Bugs: compiled code without the hook, or with that of an earlier call."""
-    lm, decoder = built().to(device), decoder_of().to(device)
+    lm, decoder = built().to(device), rough_decoder(choices=CHOICES).to(device)
     lm.generate(torch.tensor(PROMPTS[:1] * 3, device=device), max_new_tokens=12,
                 **CACHES["compiled"])
     rollouts = [hf.generate(model, PROMPTS, 12, decoder=decoder, eos=(), **options,
@@ -185,7 +183,7 @@ def test_every_cache_gives_the_same_text(device):
 
 def test_in_the_librarys_own_generate():
     """Whoever calls lm.generate gets the same text, choices, and the library's other returns."""
-    lm, decoder = built(), decoder_of("sequence")
+    lm, decoder = built(), rough_decoder("sequence", CHOICES)
     rollout = hf.generate(lm, PROMPTS, 9, decoder=decoder, generator=seeded(4))
     adaptive = hf.Adaptive(decoder, generator=seeded(4))
     idx, pad = plain.padded(lm, PROMPTS, 9, left=True)
@@ -203,11 +201,10 @@ def test_new_words_have_logits():
     lm = built()
     hf.generate(lm, PROMPTS, 2, temperature=1.0)
     lm.resize_token_embeddings(V + 3)
-    with torch.no_grad():
-        lm.lm_head.weight[-1] = 50 * lm.lm_head.weight[:V].mean(0).sign()
-    rollout = hf.generate(lm, PROMPTS * 20, 3, decoder=decoder_of())
+    lm.lm_head.weight.data[-1] = 50 * lm.lm_head.weight[:V].mean(0).sign()
+    rollout = hf.generate(lm, PROMPTS * 20, 3, decoder=rough_decoder(choices=CHOICES))
     assert (rollout.tokens >= V).any()
-    hf.response_logps(lm, decoder_of(), PROMPTS * 20, rollout)
+    hf.response_logps(lm, rough_decoder(choices=CHOICES), PROMPTS * 20, rollout)
 
 
 def test_half_precision_with_large_biases():
@@ -220,7 +217,7 @@ def test_half_precision_with_large_biases():
     theirs = lm.generate(idx, max_new_tokens=6, do_sample=False, eos_token_id=None)
     rollout = hf.generate(lm, idx.tolist(), 6, decoder=AdaptiveDecoder(12, (0.0, 1e-9)), eos=())
     assert rollout.tokens.tolist() == theirs[:, 4:].tolist()
-    logps = hf.response_logps(lm, decoder_of(), idx.tolist(), rollout)
+    logps = hf.response_logps(lm, rough_decoder(choices=CHOICES), idx.tolist(), rollout)
     assert logps.text_logps.dtype == torch.float32
 
 
@@ -234,7 +231,7 @@ def test_rotations_that_depend_on_the_length():
         hf.generate(lm, prompts, 8, temperature=1.0, eos=())
     for prompts in ([[3, 4], [9] * 30], [PROMPTS[0] + PROMPTS[2]]):
         tokens = torch.ones(len(prompts), 12, dtype=torch.long)
-        rollout = Rollout(tokens, tokens > 0, tokens[:, 0] > 0, tokens)
+        rollout = Rollout(tokens, tokens > 0, None, tokens)
         for call in (lambda: hf.generate(lm, prompts, 12, temperature=1.0, eos=()),
                      lambda: hf.scored(lm, CHOICES, prompts, rollout)):
             with pytest.raises(ValueError, match="Phi3ForCausalLM has other hidden states"):
@@ -263,7 +260,7 @@ REFUSED = {  # a model, options, and what the sentence says
     "a wrong id": (built, dict(prompts=[[V]]), f"ids below {V}"),
     "a long prompt": (built, dict(prompts=[[1] * 61]), "at most 64 tokens"),
     "NaN": (lambda: with_nan(built()), {}, "NaN"),
-    "NaN in the decoder": (built, dict(temperature=None, decoder=with_nan(decoder_of())), "NaN"),
+    "NaN in the decoder": (built, dict(temperature=None, decoder=with_nan(rough_decoder())), "NaN"),
     "no word": (built, dict(bad_words_ids=[[i] for i in range(V)], eos=()), "no possible"),
 }
 
