@@ -21,21 +21,19 @@ V = 61
 PROMPTS = [[3, 4, 5, 6, 8, 9, 10, 11, 12], [13], [14, 15, 16], [9, 9, 8, 2, 2, 30]]
 SIZES = {name: size for size, names in {  # windows are shorter than the texts
     V: "vocab_size vocab_size_per_layer_input pronunciation_vocab_size shape_vocab_size",
-    32: "hidden_size d_model n_embd embedding_size dim emb_dim word_embed_proj_dim",
-    48: "intermediate_size ffn_dim n_inner d_inner decoder_ffn_dim encoder_ffn_dim dim_feedforward "
-        "dim_ff feed_forward_size shared_intermediate_size moe_ffn_hidden_size ffn_hidden_size "
-        "expert_ffn_hidden_size",
+    32: "hidden_size d_model embedding_size",
+    48: "intermediate_size ffn_dim n_inner d_inner decoder_ffn_dim encoder_ffn_dim dim_ff "
+        "feed_forward_size shared_intermediate_size ffn_hidden_size",
     16: "moe_intermediate_size q_lora_rank kv_lora_rank image_size",
-    2: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers "
-       "num_decoder_layers num_key_value_heads num_experts_per_tok linear_num_key_heads",
-    4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads rotary_dim "
-       "encoder_attention_heads num_decoder_attention_heads num_local_experts num_experts "
-       "n_routed_experts linear_num_value_heads linear_num_heads",
+    2: "num_hidden_layers num_layers decoder_layers num_decoder_layers num_key_value_heads "
+       "num_experts_per_tok linear_num_key_heads",
+    4: "num_attention_heads n_head decoder_attention_heads num_decoder_attention_heads rotary_dim "
+       "num_local_experts num_experts linear_num_value_heads linear_num_heads",
     8: "head_dim patch_size state_size mamba_d_state ssm_state_size qk_nope_head_dim v_head_dim "
        "qk_rope_head_dim pronunciation_embed_dim shape_embed_dim hidden_size_per_layer_input "
        "linear_key_head_dim linear_value_head_dim linear_head_dim chunk_size mamba_chunk_size",
-    64: "max_position_embeddings n_positions max_seq_len position_embedding_size",
-    5: "sliding_window window_size", 7: "eos_token_id", 1: "bos_token_id decoder_start_token_id",
+    64: "max_position_embeddings max_seq_len", 5: "sliding_window window_size",
+    7: "eos_token_id", 1: "bos_token_id decoder_start_token_id",
     0: "pad_token_id"}.items() for name in names.split()} | dict(is_decoder=True)
 LATENT = dict(num_key_value_heads=4)
 HYBRID = dict(layer_types=["linear_attention", "full_attention"])
@@ -80,14 +78,12 @@ CHOSEN = [*RIGHT, *REFUSED] if os.environ.get("ALL_MODELS") else SOME
 
 
 def settings(kind, more):
-    """SIZES of the fields that a configuration has, and of those inside it."""
-    fields, aliases = kind.__dataclass_fields__, kind.attribute_map
-    chosen = {name: size for name, size in SIZES.items()
-              if name in fields and name not in aliases}
-    for name, inner in kind.sub_configs.items():
-        if not hasattr(inner, "__dataclass_fields__"):  # AutoConfig: of the type by default
-            inner = type(getattr(kind(), name))
-        if hasattr(inner, "__dataclass_fields__"):
+    """SIZES of the fields that a configuration has, also by other names, and of those inside it."""
+    fields = {*kind.__dataclass_fields__, *kind.attribute_map}
+    chosen = {name: size for name, size in SIZES.items() if name in fields}
+    for name in kind.sub_configs:
+        inner = type(getattr(kind(), name))
+        if inner is not type(None):
             chosen[name] = settings(inner, more.get(name, {}))
     return chosen | {name: value for name, value in more.items() if name not in kind.sub_configs}
 
