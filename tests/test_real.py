@@ -32,8 +32,8 @@ def rough(module, by=0.3):
     return module.eval()
 
 
-def built(name="LlamaForCausalLM", **changes):
-    torch.manual_seed(0)
+def built(name="LlamaForCausalLM", seed=0, **changes):
+    torch.manual_seed(seed)
     kind = getattr(transformers, name)
     return rough(kind(kind.config_class(**SIZE | changes)))
 
@@ -111,7 +111,7 @@ def test_two_tokens_have_the_probabilities_of_the_core(level, select):
 
 
 @pytest.mark.parametrize("temperature", (
-    0.0, 1.0, min_p(0.3), [[0.0], [1.5], [0.4]] * 600,
+    0.0, 1.0, min_p(0.3), [[0.0, 1.5] * 3, [1.5] * 6, [0.4] * 6] * 600,
     lambda tokens: [0.0, frequency(9.0), 2.0 if tokens.shape[1] else 0.0] * 600))
 def test_whatever_the_core_takes_as_a_temperature(temperature):
     """Shares of each token in each column, of 600 responses to each prompt, against the core's.
@@ -184,14 +184,13 @@ def test_every_cache_gives_the_same_text(device):
 def test_in_the_librarys_own_generate():
     """Whoever calls lm.generate gets the same text, choices, and the library's other returns."""
     lm, decoder = built(), rough_decoder("sequence", CHOICES)
-    rollout = hf.generate(lm, PROMPTS, 9, decoder=decoder, generator=seeded(4))
+    rollout = hf.generate(lm, PROMPTS, 9, decoder=decoder, eos=(), generator=seeded(4))
     adaptive = hf.Adaptive(decoder, generator=seeded(4))
     idx, pad = plain.padded(lm, PROMPTS, 9, left=True)
     mask = (torch.arange(7) >= pad[:, None]).long()
     out = lm.generate(idx, attention_mask=mask, max_new_tokens=9, custom_generate=adaptive,
-                      return_dict_in_generate=True, output_logits=True)
-    new = out.sequences[:, 7:]
-    assert torch.equal(new[rollout.mask[:, :new.shape[1]]], rollout.tokens[rollout.mask])
+                      eos_token_id=None, return_dict_in_generate=True, output_logits=True)
+    assert torch.equal(out.sequences[:, 7:], rollout.tokens)
     assert torch.equal(adaptive.tau_idx[:, :1], rollout.tau_idx)
     assert torch.isfinite(out.logits[0]).all()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import seeded
-from decoder import AdaptiveDecoder
+from decoder import AdaptiveDecoder, choice_logps
 from test_lpo import chi_square_p
 from test_real import hf, rough, transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -120,22 +120,19 @@ def test_right_or_refused_by_name(name):
     rollout = hf.generate(lm, PROMPTS, 12, temperature=0.0, eos=())
     _, text_logps = hf.scored(lm, (0.7, 1.0), PROMPTS, rollout)
     for prompt, tokens, logps in zip(PROMPTS, rollout.tokens.tolist(), text_logps):
-        for t in range(12):
-            logits, _ = plain_pass(lm, [prompt + tokens[:t]])
-            assert tokens[t] == logits.argmax()
-            for k, tau in enumerate((0.7, 1.0)):
-                want = (logits[0] / tau).log_softmax(-1)[tokens[t]]
-                assert torch.isclose(logps[t, k], want, atol=1e-3)
+        for t, token in enumerate(tokens):
+            logits = plain_pass(lm, [prompt + tokens[:t]])[0][0]
+            assert token == logits.argmax()
+            want = torch.stack([choice_logps(logits, tau)[token] for tau in (0.7, 1.0)])
+            assert torch.allclose(logps[t], want, atol=1e-3)
 
     decoder = rough(AdaptiveDecoder(plain_pass(lm, [[1]])[1].shape[1], (0.0, 0.7, 1.5)), by=0.1)
 
     def mixture(texts):
         """P(next token), the choice summed out.  -> (B,V)"""
         logits, hidden = plain_pass(lm, texts)
-        tau_logps = decoder(hidden)
-        arg_max = torch.nn.functional.one_hot(logits.argmax(-1), V).log()
-        per_choice = [arg_max, (logits / 0.7).log_softmax(-1), (logits / 1.5).log_softmax(-1)]
-        return (torch.stack(per_choice, 1) + tau_logps[..., None]).exp().sum(1).detach()
+        per_choice = torch.stack([choice_logps(logits, tau) for tau in decoder.choices], 1)
+        return (per_choice + decoder(hidden)[..., None]).exp().sum(1).detach()
 
     rollout = hf.generate(lm, PROMPTS[:2] * 300, 2, decoder=decoder, eos=(), generator=seeded())
     for number in (0, 1):
