@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,32 +18,32 @@ import tokenizers  # noqa: E402
 from test_real import built, rough_decoder, seeded, transformers  # noqa: E402
 
 from decoder import AdaptiveDecoder, Rollout  # noqa: E402
-from real import figures as figures_of_real  # noqa: E402
-from real import hf, models, tasks, train  # noqa: E402
+from real import figures, hf, models, tasks, train  # noqa: E402
 from results import real_model  # noqa: E402
-from toy import figures, files, options  # noqa: E402
+from toy import files, options  # noqa: E402
+from toy.figures import plot  # noqa: E402
 from toy.samplers import frequency  # noqa: E402
 
 WORDS = ("[UNK] <eos> A a the sea is wide Write The of What Nobody about that in and to you "
          "tells on it wine house bread not all when was one many they were").split()
-TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+TEMPLATE = ("<eos> {% for m in messages %}{{ m.content }}{% endfor %}"
+            "{{ ' A' * add_generation_prompt }}")
+SPLIT = tokenizers.pre_tokenizers.WhitespaceSplit()
 
 
-def tokenizer_of(words):
-    return tokenizers.Tokenizer(tokenizers.models.WordLevel(
+def tokenizer_of(words, **parts):
+    """A token per word; parts of the library's tokenizer by their names."""
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(
         {word: i for i, word in enumerate(words)}, unk_token=words[0]))
-
-
-def words_tokenizer(template=TEMPLATE):
-    inner = tokenizer_of(WORDS)
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>",
-                                                chat_template=template)
+    for name, part in parts.items():
+        setattr(inner, name, part)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=words[1],
+                                                chat_template=TEMPLATE)
 
 
 def saved(folder, seed=0):
     """A tiny GPT-2 and its tokenizer as a folder."""
-    words_tokenizer().save_pretrained(folder)
+    tokenizer_of(WORDS, pre_tokenizer=SPLIT).save_pretrained(folder)
     built("GPT2LMHeadModel", seed, vocab_size=len(WORDS), hidden_size=16, eos_token_id=1,
           max_position_embeddings=160).save_pretrained(folder)
     return str(folder)
@@ -114,7 +115,7 @@ def test_a_run_and_what_is_kept(small, model, monkeypatch, capsys):
         assert len(cell["rewards"]["test"][cell["cell"][1]]) == 5 and len(cell["rounds"]) == 2
         n = sum(n for *_, n in cell["used"])
         assert n == sum(map(len, cell["texts"])) > 0  # of one response to each of five prompts
-    assert len(figures.plot(results, small.out, figures_of_real.FIGURES)) == 2
+    assert len(plot(results, small.out, figures.FIGURES)) == 2
 
     def written():
         return {path: path.stat().st_mtime_ns for path in Path(small.out).glob("*.pt")}
@@ -145,11 +146,17 @@ def test_processes_share_the_work(small, monkeypatch):
 def test_a_decoder_learns_what_is_rewarded(small, model, level, monkeypatch):
     """Likely tokens are: temperature 0 wins. Bugs: chosen and rejected exchanged, states of other
     rows, choices of another column, a mean state that counts padding."""
+    losses = Mock(wraps=train.lpo_loss)
+    monkeypatch.setattr(train, "lpo_loss", losses)
     monkeypatch.setattr(train, "reward", lambda item, text, p: float(np.mean(p)))
     cfg = replace(small, rounds=4, prompts=16, steps=10, lr=0.01, at_once=99)
     cell = train.learn(cfg, model, "repeats", "temperatures", level, 0)
-    assert figures_of_real.shares(cell, 2)["repeats, all"][0] > 0.9
+    assert figures.shares(cell, 2)["repeats, all"][0] > 0.9
     assert cell["rounds"][-1]["reward"] > cell["rounds"][0]["reward"]
+    assert losses.call_args.args[2:] == ("latent", cfg.beta)
+    monkeypatch.setattr(train, "reward", lambda *_: 0.0)
+    with pytest.raises(ValueError, match="only ties"):
+        train.learn(cfg, model, "repeats", "temperatures", level, 0)
 
 
 @torch.no_grad()
@@ -182,13 +189,12 @@ def test_a_mean_level_choice_acts_on_its_own_row(model, small):
 
 def test_text_of_tokens_that_lose_their_space():
     """Tokenizers of the Llama 2 kind strip the space of a token decoded alone."""
-    inner = tokenizer_of(["<unk>", "\u2581The", "\u2581sea", "\u2581is", "\u2581wide", "\n"])
-    inner.decoder = tokenizers.decoders.Metaspace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner)
-    ids = torch.tensor([[1, 2, 3, 4, 5]])
+    words = ["<unk>", "</s>", "\u2581The", "\u2581sea", "\u2581is", "\u2581wide", "\n"]
+    tokenizer = tokenizer_of(words, decoder=tokenizers.decoders.Metaspace())
+    ids = torch.tensor([[2, 3, 4, 5, 6]])
     rollout = Rollout(ids, ids > 0, None, torch.zeros_like(ids))
     roles, texts, _ = zip(*train.uses(tokenizer, ("lines", ("sea", "The sea is", "", "")), rollout))
-    assert texts == ("The", " sea", " is", " wide", "\n") and tokenizer.decode([2]) == "sea"
+    assert texts == ("The", " sea", " is", " wide", "\n") and tokenizer.decode([3]) == "sea"
     assert roles == ("lines, start",) * 3 + ("lines, rest",) * 2
 
 
@@ -197,10 +203,20 @@ def test_text_of_tokens_that_lose_their_space():
     (("opposite", ("wide", "narrow")), "What is the [UNK] of [UNK] [UNK] [UNK] one [UNK] A")))
 def test_a_prompt_has_one_token_for_its_beginning(item, text):
     """A chat template writes it, else the tokenizer adds it. Bug: two of them, or none."""
-    tokenizer = words_tokenizer(f"<eos> {TEMPLATE}{{{{ ' A' if add_generation_prompt }}}}")
-    tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<eos> $A", special_tokens=[("<eos>", 1)])
+    tokenizer = tokenizer_of(WORDS, pre_tokenizer=SPLIT, post_processor=(
+        tokenizers.processors.TemplateProcessing("<eos> $A", special_tokens=[("<eos>", 1)])))
     assert tokenizer.decode(tasks.token_ids(item, tokenizer)) == f"<eos> {text}"
+
+
+@pytest.mark.parametrize("experiment", tasks.EXPERIMENTS)
+def test_prompts_of_different_splits_share_nothing(experiment):
+    """And none comes again while there are others. Bug: one task of several."""
+    splits = [tasks.sample_prompts(experiment, split, 12, np.random.default_rng(0))
+              for split in ("train", "validation", "test")]
+    for items in splits:
+        assert len({*items}) == 12 and {*dict(items)} == {*tasks.EXPERIMENTS[experiment]}
+    first = [{asked[0] for _, asked in items} for items in splits]
+    assert len(set.union(*first)) == sum(map(len, first))
 
 
 SEA = ("the sea", "The sea", "", "")
@@ -244,13 +260,11 @@ def test_a_model_without_a_chat_template_is_refused_before_the_first_cell(small,
     assert not Path(small.out).exists()
 
 
-def test_what_is_kept_is_of_these_weights(small):
-    """Another file at the same path; a disk that is full in the middle of a file."""
-    cfg = replace(small, methods=("no-repeat",))
-    for seed in (0, 1, 0):
-        saved(cfg.model, seed)
-        train.main(cfg)
-    assert len(list(Path(cfg.out).glob("*.pt"))) == 2
+def test_what_is_kept_is_of_these_weights(small, tmp_path):
+    """Bugs: another file at the same path, or the same at another path."""
+    for name, seed in (("a", 0), ("a", 1), ("b", 0)):
+        train.main(replace(small, methods=("no-repeat",), model=saved(tmp_path / name, seed)))
+    assert len([*Path(small.out).glob("*.pt")]) == 2
 
 
 def test_what_cannot_be_loaded(tmp_path, monkeypatch):
@@ -280,6 +294,16 @@ def test_the_sample_of_the_front_page(model, monkeypatch):
     exec(sample, names)
     assert torch.isclose(names["loss"], torch.tensor(2.0).log())
     assert names["decoder"].mlp[-1].weight.grad.abs().max() > 0
+
+
+def test_the_median_decoder_is_plotted():
+    cells = [dict(cell=["repeats", "temperatures", level, seed], rewards=dict(
+        test=dict(temperatures=[reward])), used=[["all", 0, 4 - seed], ["all", 1, seed]])
+        for seed, (level, reward) in enumerate((("mean", 2), ("token", 2), ("token", 1),
+                                                ("token", 3)))]
+    figure = figures.temperatures(dict(cells=cells, sets=dict(temperatures=["0", "1"])))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["75", "25"]
+    assert figures.temperatures(dict(cells=[], sets=dict(temperatures=["0", "1"]))) is None
 
 
 def test_the_page_says_what_was_measured():
