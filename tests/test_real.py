@@ -89,7 +89,7 @@ def test_two_tokens_have_the_probabilities_of_the_core(level, select):
     them padded. Bugs: the state of another row or column, choices without effect or of the first
     token again, temperature 0 not the arg-max, counts of the prompt. False alarm: 1e-5 each."""
     lm, ours = gpt2()
-    decoder, K = rough_decoder(level, CHOICES, seed=4), len(CHOICES)
+    decoder = rough_decoder(level, CHOICES, seed=4)
     rollout = hf.generate(lm, PROMPTS[:2] * 6000, 2, decoder=decoder, tau_select=select, eos=(),
                           generator=seeded(1))
     pairs = torch.cartesian_prod(torch.arange(V), torch.arange(V))
@@ -99,15 +99,12 @@ def test_two_tokens_have_the_probabilities_of_the_core(level, select):
             r = plain.response_logps(ours, decoder, [PROMPTS[number]] * V * V, every)
         tau_logps, text_logps = r.tau_logps, r.text_logps
         if select == "greedy":
-            tau_logps = torch.nn.functional.one_hot(tau_logps.argmax(-1), K).log()
+            tau_logps = torch.nn.functional.one_hot(tau_logps.argmax(-1), len(CHOICES)).log()
         if level == "sequence":
             text_logps = text_logps.sum(1, keepdim=True)
         probabilities = (text_logps + tau_logps).exp().sum(-1).prod(1)
         counts = torch.bincount(rollout.tokens[number::2] @ torch.tensor([V, 1]), minlength=V * V)
         assert chi_square_p(counts, probabilities) > 1e-5
-        if select == "sample":  # and the first choice is the decoder's
-            k = torch.bincount(rollout.tau_idx[number::2, 0], minlength=K)
-            assert chi_square_p(k, tau_logps[0, 0].exp()) > 1e-5
 
 
 @pytest.mark.parametrize("temperature", (
@@ -168,31 +165,27 @@ no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 @pytest.mark.parametrize("device", ("cpu", pytest.param("cuda", marks=no_cuda)))
 def test_every_cache_gives_the_same_text(device):
     """Token for token with the same noise, with a model that was compiled before; on a GPU "static"
-    is recorded, too. Bugs: compiled code without the hook, or with that of an earlier call."""
+    is recorded, too. So does the library's own generate, with its other returns. Bugs: compiled
+    code without the hook, or with that of an earlier call."""
     lm, decoder = built().to(device), rough_decoder(choices=CHOICES).to(device)
     lm.generate(torch.tensor(PROMPTS[:1] * 3, device=device), max_new_tokens=12,
                 **CACHES["compiled"])
-    rollouts = [hf.generate(model, PROMPTS, 12, decoder=decoder, eos=(), **options,
-                            generator=torch.Generator(device).manual_seed(3))
+
+    def noise():
+        return torch.Generator(device).manual_seed(3)
+    rollouts = [hf.generate(model, PROMPTS, 12, decoder=decoder, eos=(), generator=noise(),
+                            **options)
                 for model, options in [*((lm, options) for options in CACHES.values()),
                                        (copy.deepcopy(lm), {})]]
-    for rollout in rollouts[1:]:
-        assert torch.equal(rollout.tokens, rollouts[0].tokens)
-        assert torch.equal(rollout.tau_idx, rollouts[0].tau_idx)
-
-
-def test_in_the_librarys_own_generate():
-    """Whoever calls lm.generate gets the same text, choices, and the library's other returns."""
-    lm, decoder = built(), rough_decoder("sequence", CHOICES)
-    rollout = hf.generate(lm, PROMPTS, 9, decoder=decoder, eos=(), generator=seeded(4))
-    adaptive = hf.Adaptive(decoder, generator=seeded(4))
-    idx, pad = plain.padded(lm, PROMPTS, 9, left=True)
-    mask = (torch.arange(7) >= pad[:, None]).long()
-    out = lm.generate(idx, attention_mask=mask, max_new_tokens=9, custom_generate=adaptive,
+    adaptive = hf.Adaptive(decoder, generator=noise())
+    idx, pad = plain.padded(lm, PROMPTS, 12, left=True)
+    mask = torch.arange(7, device=device) >= pad[:, None]
+    out = lm.generate(idx, attention_mask=mask.long(), max_new_tokens=12, custom_generate=adaptive,
                       eos_token_id=None, return_dict_in_generate=True, output_logits=True)
-    assert torch.equal(out.sequences[:, 7:], rollout.tokens)
-    assert torch.equal(adaptive.tau_idx[:, :1], rollout.tau_idx)
     assert torch.isfinite(out.logits[0]).all()
+    for rollout in rollouts:
+        assert torch.equal(rollout.tokens, out.sequences[:, 7:])
+        assert torch.equal(rollout.tau_idx, adaptive.tau_idx)
 
 
 def test_new_words_have_logits():
@@ -255,6 +248,7 @@ REFUSED = {  # a model, options, and what the sentence says
     "candidates": (built, dict(prompt_lookup_num_tokens=2), "neither with beams"),
     "several": (built, dict(num_return_sequences=2), "one response per prompt"),
     "a stream": (built, dict(streamer=None), "one response per prompt"),
+    "a time limit": (built, dict(max_time=9.0), "one response per prompt"),
     "a wrong end": (built, dict(eos=V), f"ids below {V}"),
     "a wrong id": (built, dict(prompts=[[V]]), f"ids below {V}"),
     "a long prompt": (built, dict(prompts=[[1] * 61]), "at most 64 tokens"),

@@ -123,7 +123,7 @@ def test_a_run_and_what_is_kept(small, model, monkeypatch, capsys):
     missing = next(path for path in before if "memory_token" in path.name)
     missing.unlink()
     for minutes, finished in ((0.0, 10), (9.0, 11)):
-        train.main(replace(small, minutes=minutes))
+        train.main(replace(small, minutes=minutes, methods=small.methods[::-1]))
         assert len(results_of(small)["cells"]) == len(written()) == finished
     assert {path for path, at in written().items() if at != before[path]} == {missing}
 
@@ -146,14 +146,16 @@ def test_processes_share_the_work(small, monkeypatch):
 def test_a_decoder_learns_what_is_rewarded(small, model, level, monkeypatch):
     """Likely tokens are: temperature 0 wins. Bugs: chosen and rejected exchanged, states of other
     rows, choices of another column, a mean state that counts padding."""
-    losses = Mock(wraps=train.lpo_loss)
+    losses, prompts = Mock(wraps=train.lpo_loss), Mock(wraps=train.sample_prompts)
     monkeypatch.setattr(train, "lpo_loss", losses)
+    monkeypatch.setattr(train, "sample_prompts", prompts)
     monkeypatch.setattr(train, "reward", lambda item, text, p: float(np.mean(p)))
     cfg = replace(small, rounds=4, prompts=16, steps=10, lr=0.01, at_once=99)
     cell = train.learn(cfg, model, "repeats", "temperatures", level, 0)
     assert figures.shares(cell, 2)["repeats, all"][0] > 0.9
     assert cell["rounds"][-1]["reward"] > cell["rounds"][0]["reward"]
     assert losses.call_args.args[2:] == ("latent", cfg.beta)
+    assert [call.args[1] for call in prompts.call_args_list] == ["train"] * 4 + ["test"]
     monkeypatch.setattr(train, "reward", lambda *_: 0.0)
     with pytest.raises(ValueError, match="only ties"):
         train.learn(cfg, model, "repeats", "temperatures", level, 0)
