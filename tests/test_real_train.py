@@ -193,11 +193,11 @@ def test_text_of_tokens_that_lose_their_space():
     """Tokenizers of the Llama 2 kind strip the space of a token decoded alone."""
     words = ["<unk>", "</s>", "\u2581The", "\u2581sea", "\u2581is", "\u2581wide", "\n"]
     tokenizer = tokenizer_of(words, decoder=tokenizers.decoders.Metaspace())
-    ids = torch.tensor([[2, 3, 4, 5, 6]])
+    ids = torch.tensor([[2, 3, 4, 5, 6, 2]])
     rollout = Rollout(ids, ids > 0, None, torch.zeros_like(ids))
     roles, texts, _ = zip(*train.uses(tokenizer, ("lines", ("sea", "The sea is", "", "")), rollout))
-    assert texts == ("The", " sea", " is", " wide", "\n") and tokenizer.decode([3]) == "sea"
-    assert roles == ("lines, start",) * 3 + ("lines, rest",) * 2
+    assert texts == ("The", " sea", " is", " wide", "\n", " The") and tokenizer.decode([3]) == "sea"
+    assert [role[7:] for role in roles] == ["start"] * 3 + ["rest"] * 2 + ["start"]
 
 
 @pytest.mark.parametrize("item, text", (
@@ -230,7 +230,8 @@ SEA = ("the sea", "The sea", "", "")
     ("lines", SEA, "\n".join("The sea " + word * 3 for word in "abcdefg"), 8 / 36),
     ("capital", ("France", "Paris"), "It's PARIS.", 1), ("capital", ("Peru", "Lima"), "Limas", 0),
     ("list", ("birds",), "1. Robin\n2) robin\n\n* the wren" + "\n" * 7 + "crow", 2 / 10),
-    ("story", ("owls",), "Uh, uh owl's owl caf\u00e9 cafe", 4 / 75),
+    ("story", ("owls",), "Uh, uh owl's caf\u00e9 cafe", 3 / 75),
+    ("story", ("owls",), " ".join(a + b for a in "abcdefghi" for b in "abcdefghi"), 1),
     ("repeats", SEA, "a b c d A b c", -1 / 5), ("repeats", SEA, "a b", -1)))
 def test_rewards_by_hand(name, asked, text, good):
     """Bugs: lines that were not written do not count, one more than asked does; a word inside a
