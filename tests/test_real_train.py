@@ -194,10 +194,11 @@ def test_text_of_tokens_that_lose_their_space():
     words = ["<unk>", "</s>", "\u2581The", "\u2581sea", "\u2581is", "\u2581wide", "\n"]
     tokenizer = tokenizer_of(words, decoder=tokenizers.decoders.Metaspace())
     ids = torch.tensor([[2, 3, 4, 5, 6, 2]])
-    rollout = Rollout(ids, ids > 0, None, torch.zeros_like(ids))
-    roles, texts, _ = zip(*train.uses(tokenizer, ("lines", ("sea", "The sea is", "", "")), rollout))
+    rollout = Rollout(ids, ids > 0, None, ids)
+    roles, texts, k = zip(*train.uses(tokenizer, ("lines", ("sea", "The sea is", "", "")), rollout))
     assert texts == ("The", " sea", " is", " wide", "\n", " The") and tokenizer.decode([3]) == "sea"
     assert [role[7:] for role in roles] == ["start"] * 3 + ["rest"] * 2 + ["start"]
+    assert k == (2, 3, 4, 5, 6, 2)
 
 
 @pytest.mark.parametrize("item, text", (
