@@ -10,8 +10,10 @@ import os
 import pytest
 import torch
 
-from decoder import AdaptiveDecoder
-from test_real import hf, p_value, rough, transformers
+from conftest import seeded
+from decoder import AdaptiveDecoder, choice_logps
+from test_lpo import chi_square_p
+from test_real import hf, rough, transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as REGISTERED
 
@@ -19,21 +21,19 @@ V = 61
 PROMPTS = [[3, 4, 5, 6, 8, 9, 10, 11, 12], [13], [14, 15, 16], [9, 9, 8, 2, 2, 30]]
 SIZES = {name: size for size, names in {  # windows are shorter than the texts
     V: "vocab_size vocab_size_per_layer_input pronunciation_vocab_size shape_vocab_size",
-    32: "hidden_size d_model n_embd embedding_size dim emb_dim word_embed_proj_dim",
-    48: "intermediate_size ffn_dim n_inner d_inner decoder_ffn_dim encoder_ffn_dim dim_feedforward "
-        "dim_ff feed_forward_size shared_intermediate_size moe_ffn_hidden_size ffn_hidden_size "
-        "expert_ffn_hidden_size",
+    32: "hidden_size d_model embedding_size",
+    48: "intermediate_size ffn_dim n_inner d_inner decoder_ffn_dim encoder_ffn_dim dim_ff "
+        "feed_forward_size shared_intermediate_size ffn_hidden_size",
     16: "moe_intermediate_size q_lora_rank kv_lora_rank image_size",
-    2: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers "
-       "num_decoder_layers num_key_value_heads num_experts_per_tok linear_num_key_heads",
-    4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads rotary_dim "
-       "encoder_attention_heads num_decoder_attention_heads num_local_experts num_experts "
-       "n_routed_experts linear_num_value_heads linear_num_heads",
+    2: "num_hidden_layers num_layers decoder_layers num_decoder_layers num_key_value_heads "
+       "num_experts_per_tok linear_num_key_heads",
+    4: "num_attention_heads n_head decoder_attention_heads num_decoder_attention_heads rotary_dim "
+       "num_local_experts num_experts linear_num_value_heads linear_num_heads",
     8: "head_dim patch_size state_size mamba_d_state ssm_state_size qk_nope_head_dim v_head_dim "
        "qk_rope_head_dim pronunciation_embed_dim shape_embed_dim hidden_size_per_layer_input "
        "linear_key_head_dim linear_value_head_dim linear_head_dim chunk_size mamba_chunk_size",
-    64: "max_position_embeddings n_positions max_seq_len position_embedding_size",
-    5: "sliding_window window_size", 7: "eos_token_id", 1: "bos_token_id decoder_start_token_id",
+    64: "max_position_embeddings max_seq_len", 5: "sliding_window window_size",
+    7: "eos_token_id", 1: "bos_token_id decoder_start_token_id",
     0: "pad_token_id"}.items() for name in names.split()} | dict(is_decoder=True)
 LATENT = dict(num_key_value_heads=4)
 HYBRID = dict(layer_types=["linear_attention", "full_attention"])
@@ -72,20 +72,18 @@ zamba2""".split()
 NOT_BUILT = """blt dbrx dots3_note gemma3n gemma4_assistant gemma4_unified gemma4_unified_assistant
 musicgen musicgen_melody xlstm""".split()  # not small from a config, or without a pass of its own
 RIGHT = sorted({*REGISTERED} - {*REFUSED, *NOT_BUILT})
-SOME = """bloom cohere gemma2 gemma3 gpt_neo llama mamba mixtral openai-gpt opt qwen3_5 roberta
-recurrent_gemma roformer zamba2""".split()
+SOME = """bloom cohere gemma2 gemma3 gpt_neo llama mamba mixtral openai-gpt opt prophetnet qwen3_5
+recurrent_gemma roberta roformer zamba2""".split()
 CHOSEN = [*RIGHT, *REFUSED] if os.environ.get("ALL_MODELS") else SOME
 
 
 def settings(kind, more):
-    """SIZES of the fields that a configuration has, and of those inside it."""
-    fields, aliases = kind.__dataclass_fields__, kind.attribute_map
-    chosen = {name: size for name, size in SIZES.items()
-              if name in fields and name not in aliases}
-    for name, inner in kind.sub_configs.items():
-        if not hasattr(inner, "__dataclass_fields__"):  # AutoConfig: of the type by default
-            inner = type(getattr(kind(), name))
-        if hasattr(inner, "__dataclass_fields__"):
+    """SIZES of the fields that a configuration has, also by other names, and of those inside it."""
+    fields = {*kind.__dataclass_fields__, *kind.attribute_map}
+    chosen = {name: size for name, size in SIZES.items() if name in fields}
+    for name in kind.sub_configs:
+        inner = type(getattr(kind(), name))
+        if inner is not type(None):
             chosen[name] = settings(inner, more.get(name, {}))
     return chosen | {name: value for name, value in more.items() if name not in kind.sub_configs}
 
@@ -122,33 +120,29 @@ def test_right_or_refused_by_name(name):
     rollout = hf.generate(lm, PROMPTS, 12, temperature=0.0, eos=())
     _, text_logps = hf.scored(lm, (0.7, 1.0), PROMPTS, rollout)
     for prompt, tokens, logps in zip(PROMPTS, rollout.tokens.tolist(), text_logps):
-        for t in range(12):
-            logits, _ = plain_pass(lm, [prompt + tokens[:t]])
-            assert tokens[t] == logits.argmax()
-            for k, tau in enumerate((0.7, 1.0)):
-                want = (logits[0] / tau).log_softmax(-1)[tokens[t]]
-                assert torch.isclose(logps[t, k], want, atol=1e-3)
+        for t, token in enumerate(tokens):
+            logits = plain_pass(lm, [prompt + tokens[:t]])[0][0]
+            assert token == logits.argmax()
+            want = torch.stack([choice_logps(logits, tau)[token] for tau in (0.7, 1.0)])
+            assert torch.allclose(logps[t], want, atol=1e-3)
 
     decoder = rough(AdaptiveDecoder(plain_pass(lm, [[1]])[1].shape[1], (0.0, 0.7, 1.5)), by=0.1)
 
     def mixture(texts):
         """P(next token), the choice summed out.  -> (B,V)"""
         logits, hidden = plain_pass(lm, texts)
-        tau_logps = decoder(hidden)
-        arg_max = torch.nn.functional.one_hot(logits.argmax(-1), V).log()
-        per_choice = [arg_max, (logits / 0.7).log_softmax(-1), (logits / 1.5).log_softmax(-1)]
-        return (torch.stack(per_choice, 1) + tau_logps[..., None]).exp().sum(1).detach()
+        per_choice = torch.stack([choice_logps(logits, tau) for tau in decoder.choices], 1)
+        return (per_choice + decoder(hidden)[..., None]).exp().sum(1).detach()
 
-    rollout = hf.generate(lm, PROMPTS[:2] * 300, 2, decoder=decoder, eos=(),
-                          generator=torch.Generator().manual_seed(0))
+    rollout = hf.generate(lm, PROMPTS[:2] * 300, 2, decoder=decoder, eos=(), generator=seeded())
     for number in (0, 1):
         first = mixture([PROMPTS[number]])
         second = first @ mixture([[*PROMPTS[number], token] for token in range(V)])
         for t, probabilities in enumerate((first[0], second[0])):
             counts = torch.bincount(rollout.tokens[number::2, t], minlength=V)
             rare = probabilities * 300 < 5  # too few for a chi-square test: put together
-            assert p_value(torch.cat([counts[~rare], counts[rare].sum()[None]]), torch.cat(
-                [probabilities[~rare], probabilities[rare].sum()[None]])) > 1e-7
+            assert chi_square_p(*(torch.cat([x[~rare], x[rare].sum()[None]])
+                                  for x in (counts, probabilities))) > 1e-7
 
 
 def test_enough_are_right():

