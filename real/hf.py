@@ -168,7 +168,7 @@ class Adaptive:
         plain = config.get_generation_mode().value in ("sample", "greedy_search")
         require(plain and config.guidance_scale in (None, 1),
                 "choices go neither with beams nor with guidance; leave these options out")
-        self.lm, self.start = model, input_ids.shape[1]
+        self.lm, self.start, tap = model, input_ids.shape[1], tap_of(model)
         self.k, self.seen, self.checks, self.taus = [], [], [], None
         pad = input_ids.new_zeros(len(input_ids)) if mask is None else (mask == 0).sum(1)
         self.row = int(pad.argmax())  # the shortest prompt, whose states are compared
@@ -179,7 +179,7 @@ class Adaptive:
         require(torch.stack(self.checks).isfinite().all(),
                 "the model or decoder gives NaN, or no possible token")
         text = getattr(result, "sequences", result)[self.row, pad[self.row]:-1]
-        n, tap = self.start - int(pad[self.row]), tap_of(model)
+        n = self.start - int(pad[self.row])  # tokens of its prompt
         kind = (n < self.start, n.bit_length(), len(text).bit_length(),
                 type(others.get("past_key_values")))
         if kind not in tap.compared:

@@ -165,24 +165,24 @@ no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 @pytest.mark.parametrize("device", ("cpu", pytest.param("cuda", marks=no_cuda)))
 def test_every_cache_gives_the_same_text(device):
     """Token for token with the same noise, with a model that was compiled before; on a GPU "static"
-    is recorded, too. So does the library's own generate, with its other returns. Bugs: compiled
-    code without the hook, or with that of an earlier call."""
+    is recorded, too. So does the library's own generate, first, with its other returns. Bugs: no
+    hook in that call, compiled code without the hook, or with that of an earlier call."""
     lm, decoder = built().to(device), rough_decoder(choices=CHOICES).to(device)
     lm.generate(torch.tensor(PROMPTS[:1] * 3, device=device), max_new_tokens=12,
                 **CACHES["compiled"])
 
     def noise():
         return torch.Generator(device).manual_seed(3)
-    rollouts = [hf.generate(model, PROMPTS, 12, decoder=decoder, eos=(), generator=noise(),
-                            **options)
-                for model, options in [*((lm, options) for options in CACHES.values()),
-                                       (copy.deepcopy(lm), {})]]
     adaptive = hf.Adaptive(decoder, generator=noise())
     idx, pad = plain.padded(lm, PROMPTS, 12, left=True)
     mask = torch.arange(7, device=device) >= pad[:, None]
     out = lm.generate(idx, attention_mask=mask.long(), max_new_tokens=12, custom_generate=adaptive,
                       eos_token_id=None, return_dict_in_generate=True, output_logits=True)
     assert torch.isfinite(out.logits[0]).all()
+    rollouts = [hf.generate(model, PROMPTS, 12, decoder=decoder, eos=(), generator=noise(),
+                            **options)
+                for model, options in [*((lm, options) for options in CACHES.values()),
+                                       (copy.deepcopy(lm), {})]]
     for rollout in rollouts:
         assert torch.equal(rollout.tokens, out.sequences[:, 7:])
         assert torch.equal(rollout.tau_idx, adaptive.tau_idx)
