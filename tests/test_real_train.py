@@ -145,20 +145,27 @@ def test_processes_share_the_work(small, monkeypatch):
 @pytest.mark.parametrize("level", train.LEVELS)
 def test_a_decoder_learns_what_is_rewarded(small, model, level, monkeypatch):
     """Likely tokens are: temperature 0 wins. Bugs: chosen and rejected exchanged, states of other
-    rows, choices of another column, a mean state that counts padding."""
-    losses, prompts = Mock(wraps=train.lpo_loss), Mock(wraps=train.sample_prompts)
+    rows, choices of another column, a mean state that counts padding, prompts of another round or
+    decoder."""
+    losses, splits, prompts = Mock(wraps=train.lpo_loss), [], []
+
+    def noted(experiment, split, *others):
+        splits.append(split)
+        prompts.append(tasks.sample_prompts(experiment, split, *others))
+        return prompts[-1]
     monkeypatch.setattr(train, "lpo_loss", losses)
-    monkeypatch.setattr(train, "sample_prompts", prompts)
+    monkeypatch.setattr(train, "sample_prompts", noted)
     monkeypatch.setattr(train, "reward", lambda item, text, p: float(np.mean(p)))
     cfg = replace(small, rounds=4, prompts=16, steps=10, lr=0.01, at_once=99)
     cell = train.learn(cfg, model, "repeats", "temperatures", level, 0)
     assert figures.shares(cell, 2)["repeats, all"][0] > 0.9
     assert cell["rounds"][-1]["reward"] > cell["rounds"][0]["reward"]
     assert losses.call_args.args[2:] == ("latent", cfg.beta)
-    assert [call.args[1] for call in prompts.call_args_list] == ["train"] * 4 + ["test"]
+    assert splits == ["train"] * 4 + ["test"]
     monkeypatch.setattr(train, "reward", lambda *_: 0.0)
     with pytest.raises(ValueError, match="only ties"):
-        train.learn(cfg, model, "repeats", "temperatures", level, 0)
+        train.learn(cfg, model, "repeats", "temperatures", level, 1)
+    assert prompts[0] not in (prompts[1], prompts[5])
 
 
 @torch.no_grad()
