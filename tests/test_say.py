@@ -194,13 +194,16 @@ def test_without_colours_there_are_numbers(finished, monkeypatch, capsys, variab
     assert not say.has_colours(None, {}) and not say.has_colours(io.StringIO(), {})
 
 
-def test_a_clause_is_a_line():
+def test_a_clause_is_a_line_and_a_long_one_is_broken():
     def mark(word, choice):
-        return f"{word}{choice}"
+        return f"{word}{choice}", len(word) + 1
     words = "fox finds owl . comet runs to moon .".split()
     assert say.lines_of(words, range(9), mark, "  0.50  ") == (
         "  0.50  fox0 finds1 owl2 .3\n        comet4 runs5 to6 moon7 .8")
     assert say.lines_of([], [], mark, "->") == "->"
+    long = say.lines_of(["castle"] * 30, [0] * 30, mark, "  0.50  ").splitlines()
+    assert len(long) == 3 and max(map(len, long)) <= say.WIDTH
+    assert " ".join(line.strip() for line in long) == "0.50  " + " ".join(["castle0"] * 30)
 
 
 def test_the_main_job_ends_with_a_command_that_works(finished, capsys):

@@ -32,7 +32,7 @@ from toy.options import Parser
 from toy.samplers import choice_of, label
 
 EXAMPLES = 4000  # prompts of each task, to learn which words follow each other
-WIDTH = 92       # columns of the list of words
+WIDTH = 92       # columns, before a line is broken
 
 
 # --- the prompt -----------------------------------------------------------------------------------
@@ -127,10 +127,16 @@ def coloured(text, shade, true_colour):
 
 
 def lines_of(words, choices, mark, lead):
-    """A response as text: the lead, then one clause per line."""
-    after = {".": "\n" + " " * len(lead)}
-    parts = [mark(word, choice) + after.get(word, " ") for word, choice in zip(words, choices)]
-    return lead + "".join(parts).rstrip()
+    """A response as text: the lead, then one clause per line, long ones broken."""
+    lines, room = [], 0
+    for word, choice in zip(words, choices):
+        text, width = mark(word, choice)
+        if room <= width:
+            lines.append([])
+            room = WIDTH - len(lead)
+        lines[-1].append(text)
+        room = 0 if word == "." else room - width - 1
+    return lead + ("\n" + " " * len(lead)).join(map(" ".join, lines))
 
 
 def main(argv):
@@ -170,9 +176,9 @@ def main(argv):
     true_colour = os.environ.get("COLORTERM") in ("truecolor", "24bit")
 
     def mark(word, choice, numbers=args.numbers or not colours):
-        """A word as it is printed."""
+        """A word as it is printed, and its width."""
         text = f"{word}({figures.name_of(choice)})" if numbers else word
-        return coloured(text, shade_of(choice), true_colour) if colours else text
+        return coloured(text, shade_of(choice), true_colour) if colours else text, len(text)
 
     use = "used in training" if split_of(prompt) == "train" else "held out"
     print(f"{prompt}\n  " + (f"a prompt of {task}, {use}" if task else
@@ -189,7 +195,7 @@ def main(argv):
             print(lines_of(text.split(), [labels[k] for k in used], mark,
                            f"{rewards[i]:6.2f}  " if task else "     -  "))
     if colours:
-        print("\ntemperature  " + " ".join(mark(f" {figures.name_of(choice)} ", choice, False)
+        print("\ntemperature  " + " ".join(mark(f" {figures.name_of(choice)} ", choice, False)[0]
                                            for choice in choices))
 
 
