@@ -551,6 +551,8 @@ def test_each_figure_shows_the_rows_of_every_task(name, finished):
         assert {"0", "0.5", "1.5", "vote: way"} <= words
         shares = np.array(figure.axes[0].images[0].get_array())
         assert shares.sum(1) == pytest.approx([1] * len(shares))
+        results["rows"] *= 2  # as if another experiment had the same tasks
+        assert np.array_equal(figures.temperatures(results).axes[0].images[0].get_array(), shares)
 
 
 def test_a_figure_of_an_earlier_run_does_not_stay(tmp_path):

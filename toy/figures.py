@@ -121,7 +121,8 @@ def temperatures(results):
         for r in decoders(results, metric="choice_share", level=level):
             if ("role" in r) == (level == "token"):
                 label = f"{r['subtask']}: {r['role']}" if "role" in r else r["subtask"]
-                tables.setdefault(level, {}).setdefault(label, []).append(r["value"])
+                shares = tables.setdefault(level, {}).setdefault(label, [0] * len(choices))
+                shares[choices.index(r["choice"])] = r["value"]
     if not tables:
         return None
     figure, axes = panels(len(tables), 2, 5, 0.32 * max(map(len, tables.values())) + 1.3)
