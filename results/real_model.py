@@ -5,8 +5,6 @@
 Intervals and claims are as in the study (intervals.py, claims.py), with decoders in the place of
 base models. What Gemma was measured on counts as experiments of their own, "Gemma, lines".
 """
-import gzip
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from real.tasks import EXPERIMENTS
 from real.train import LEVELS, RULES, SETS
 from results.claims import apart, faults, section_of, significant
 from results.intervals import estimate
+from results.plan import load
 from results.tables import by_experiment, filled
 from toy import files
 from toy.figures import plot
@@ -27,22 +26,21 @@ WITH = ("frequency", "presence", "repetition", "no-repeat")
 BEST = {  # the rule of the highest mean on test prompts, which favours it
     "best fixed temperature": ("fixed",), "best rule with memory": WITH,
     "best rule without memory": [name for name in RULES if name not in ("fixed", *WITH)]}
-
-
-def read(name):
-    """What real.train wrote, of one model."""
-    return json.loads(gzip.decompress((HERE / "data" / name).read_bytes()))
+FIXED, REMEMBERS, RULE = BEST
+TAU, SETTINGS, MEMORY = [f"{name}, token" for name in SETS]
+GEMMA = ("Gemma, lines", "Gemma, repeats")
 
 
 class Data:
     """Mean rewards of the test prompts."""
 
     def __init__(self):
-        self.about = read("real.json.gz")
-        for cell in read("real_gemma.json.gz")["cells"]:
-            experiment, *of = cell["cell"]
-            self.about["cells"].append(dict(cell, cell=[f"Gemma, {experiment}", *of]))
-        self.rewards = figures.measured(self.about)
+        self.about = load(HERE / "data" / "real.json.gz")
+        gemma = load(HERE / "data" / "real_gemma.json.gz")
+        self.cells = self.about["cells"] + [
+            dict(cell, cell=[f"Gemma, {cell['cell'][0]}", *cell["cell"][1:]])
+            for cell in gemma["cells"]]
+        self.rewards = figures.measured(dict(cells=self.cells))
 
     def best(self, experiment, name):
         """-> its family, (P,)"""
@@ -58,7 +56,7 @@ class Data:
             values = values - other if D == 1 else values[:D] - other[:D]
         if len(values) == 1:  # a rule has no error but that of the prompts
             values = values.repeat(2, 0)
-        tasks = EXPERIMENTS[experiment.removeprefix("Gemma, ")]
+        tasks = EXPERIMENTS[experiment.rpartition(", ")[2]]
         return estimate(values, np.arange(values.shape[1]) % len(tasks))
 
     def values(self, experiment, of):
@@ -74,14 +72,9 @@ def tables(data):
         of = title.removeprefix("LPO, ")
         family = f" {data.best(experiment, of)[0]}" if "rule" in of else ""
         return f"{data.estimate(experiment, of):.3f}{family}"
-    rows = [*BEST, *(f"LPO, {name}, {level}" for level in LEVELS for name in SETS)]
-    return dict(table=by_experiment(EXPERIMENTS, rows, cell),
-                gemma=by_experiment(GEMMA, rows[:len(BEST) + len(SETS)], cell))
-
-
-GEMMA = ("Gemma, lines", "Gemma, repeats")
-RULE, REMEMBERS, FIXED = "best rule without memory", "best rule with memory", list(BEST)[0]
-TAU, SETTINGS, MEMORY = [f"{name}, token" for name in SETS]
+    rows = {level: [f"LPO, {name}, {level}" for name in SETS] for level in LEVELS}
+    return dict(table=by_experiment(EXPERIMENTS, [*BEST, *sum(rows.values(), [])], cell),
+                gemma=by_experiment(GEMMA, [*BEST, *rows["token"]], cell))
 
 
 def means(data, experiment, **of):
@@ -145,7 +138,7 @@ def repeats(data):
 def shares(data, experiment, name):
     """How often each choice was used at the token level.  -> {role: (decoders, choices)}"""
     K = len(data.about["sets"][name])
-    decoders = [figures.shares(cell, K) for cell in data.about["cells"]
+    decoders = [figures.shares(cell, K) for cell in data.cells
                 if cell["cell"][:3] == [experiment, name, "token"]]
     return {role: np.array([of[role] for of in decoders]) for role in decoders[0]}
 
@@ -154,7 +147,7 @@ def not_among(data):
     """There LPO over settings picks `min_p=.05@1.5` for {share:.0f} % of the tokens; the best
     settings of epsilon and min-p, of lower thresholds, are not among its choices."""
     sets, at = data.about["sets"], data.about["sets"]["settings"].index("min_p=.05@1.5")
-    best = [name for cell in data.about["cells"] for name in cell["rewards"]["test"]
+    best = [name for cell in data.cells for name in cell["rewards"]["test"]
             if cell["cell"] in (["repeats", "epsilon"], ["repeats", "min-p"])]
     assert len(best) == 2 and not {*best} & {*sets["settings"], *sets["memory"]}
     return dict(share=100 * shares(data, "repeats", "settings")["repeats, all"][:, at].mean())
@@ -244,6 +237,6 @@ if __name__ == "__main__":
         data = Data()
         page = filled(PAGE.read_text(encoding="utf-8"), tables(data))
         files.write(PAGE, page)
-        plot(read("real.json.gz"), HERE / "figures", figures.FIGURES)
+        plot(data.about, HERE / "figures", figures.FIGURES)
         wrong = faults(section_of(page, SECTION), data, CLAIMS)
         require(not wrong, f"{len(wrong)} sentences:\n" + "\n".join(wrong))

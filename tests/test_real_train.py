@@ -20,6 +20,7 @@ from test_real import built, rough_decoder, seeded, transformers  # noqa: E402
 from decoder import AdaptiveDecoder, Rollout  # noqa: E402
 from real import figures, hf, models, tasks, train  # noqa: E402
 from results import real_model  # noqa: E402
+from results.plan import load  # noqa: E402
 from toy import files, options  # noqa: E402
 from toy.figures import plot  # noqa: E402
 from toy.samplers import frequency  # noqa: E402
@@ -76,7 +77,7 @@ def small(folder, tmp_path, monkeypatch):
 
 
 def results_of(cfg):
-    return real_model.read(Path(cfg.out) / "real.json.gz")
+    return load(Path(cfg.out) / "real.json.gz")
 
 
 def without_cache(lm, tokenizer, item, T):
