@@ -191,7 +191,8 @@ class Adaptive:
     def choose(self, input_ids, logits):
         """Pick each row's choice, sample a token at it, and leave nothing else.  (B,V) -> (B,V)"""
         hidden = tap_of(self.lm).take(self.lm)[:, -1].to(logits.device)  # (B,C)
-        self.seen = [*self.seen[:1], *self.seen[1:][-6:], hidden[self.row]]  # the first, newest 7
+        seen = hidden[self.row].clone()  # a recorded pass has all its states in the same memory
+        self.seen = [*self.seen[:1], *self.seen[1:][-6:], seen]  # the first, and the newest 7
         written = input_ids[:, self.start:]
         if self.decoder is None:
             choices, k = decoding.numbered(self.plan, written)
