@@ -6,9 +6,9 @@
     lm.generate(**inputs, max_new_tokens=64, custom_generate=Adaptive(decoder))
 
 transformers samples, with its caches, padding, processors and stopping. The decoder sees the hidden
-state that enters the output embedding; logits are the model's own. From time to time a text is read
-again, alone and without a cache: a model whose states then differ is refused by name. So are beams,
-and whatever is not one causal model.
+state that enters the output embedding; logits are the model's own. From time to time two texts are
+read again, alone and without a cache: a model whose states then differ is refused by name. So are
+beams, and whatever is not one causal model.
 
 B responses, T response tokens, K choices, V vocabulary size, C hidden width, S tokens of a text.
 """
@@ -171,27 +171,28 @@ class Adaptive:
         self.lm, self.start, tap = model, input_ids.shape[1], tap_of(model)
         self.k, self.seen, self.checks, self.taus = [], [], [], None
         pad = input_ids.new_zeros(len(input_ids)) if mask is None else (mask == 0).sum(1)
-        self.row = int(pad.argmax())  # the shortest prompt, whose states are compared
+        self.rows = torch.stack([pad.argmax(), pad.argmin()])  # shortest and longest: compared
         processors = [p for p in logits_processor if not type(p).__name__.endswith("Warper")]
         processors = LogitsProcessorList([*processors, Last(self.choose)])
         result = model._sample(input_ids, processors, **others)
         self.tau_idx = torch.stack(self.k, 1)
         require(torch.stack(self.checks).isfinite().all(),
                 "the model or decoder gives NaN, or no possible token")
-        text = getattr(result, "sequences", result)[self.row, pad[self.row]:-1]
-        n = self.start - int(pad[self.row])  # tokens of its prompt
-        kind = (n < self.start, n.bit_length(), len(text).bit_length(),
-                type(others.get("past_key_values")))
-        if kind not in tap.compared:
-            newest = range(len(text) - len(self.seen) + 1, len(text))
-            compare(model, text, [n - 1, *newest], torch.stack(self.seen))
-            tap.compared |= {kind}
+        for row, seen in zip(self.rows.tolist(), torch.stack(self.seen, 1)):
+            text = getattr(result, "sequences", result)[row, pad[row]:-1]
+            n = self.start - int(pad[row])  # tokens of its prompt
+            kind = (n < self.start, n.bit_length(), len(text).bit_length(),
+                    type(others.get("past_key_values")))
+            if kind not in tap.compared:
+                newest = range(len(text) - len(seen) + 1, len(text))
+                compare(model, text, [n - 1, *newest], seen)
+                tap.compared |= {kind}
         return result
 
     def choose(self, input_ids, logits):
         """Pick each row's choice, sample a token at it, and leave nothing else.  (B,V) -> (B,V)"""
         hidden = tap_of(self.lm).take(self.lm)[:, -1].to(logits.device)  # (B,C)
-        seen = hidden[self.row].clone()  # a recorded pass has all its states in the same memory
+        seen = hidden[self.rows.to(logits.device)]  # a copy: recorded passes share their memory
         self.seen = [*self.seen[:1], *self.seen[1:][-6:], seen]  # the first, and the newest 7
         written = input_ids[:, self.start:]
         if self.decoder is None:
