@@ -231,6 +231,7 @@ def by_transformers(options, lm, prompts, T, decoder, plan, greedy, ends, genera
     texts = lm.generate(input_ids=idx, attention_mask=mask.long(), max_new_tokens=T,
                         eos_token_id=ends.tolist() or None, pad_token_id=0, do_sample=False,
                         custom_generate=adaptive, **options)
+    texts = getattr(texts, "sequences", texts)
     return [filled_up(x, (0, T - x.shape[1])) for x in (texts[:, S:], adaptive.tau_idx)]
 
 

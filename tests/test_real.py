@@ -155,7 +155,8 @@ def test_processors_act_before_the_choice_and_warpers_not_at_all():
         assert len(texts[:, -1].unique()) > 3
 
 
-CACHES = dict(dynamic={}, none=dict(use_cache=False), static=dict(cache_implementation="static"),
+CACHES = dict(dynamic={}, none=dict(use_cache=False, return_dict_in_generate=True),
+              static=dict(cache_implementation="static"),
               compiled=dict(cache_implementation="static",
                             compile_config=transformers.CompileConfig(backend="eager", mode=None)))
 CACHES["compiled"]["compile_config"]._compile_all_devices = True
