@@ -181,8 +181,8 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
     tau_select: "greedy" takes the decoder's most likely choice (equation 4), "sample" samples one
     (equation 5). eos: the id that ends a response, or several, or None. loop: what to use in place
     of sampling_loop, with its arguments (fast/ has a faster one). A model in train() mode is used
-    as in eval() mode. Raises ValueError if prompt and new tokens exceed the context, if ids are
-    outside the vocabulary, and if the model gives NaN or no possible token.
+    as in eval() mode. Raises ValueError if prompt and new tokens exceed the context, if an eos is
+    outside the vocabulary, and if model, decoder or a choice give NaN or no possible token.
     """
     T = max_new_tokens
     require((decoder is None) != (temperature is None), "give either a decoder or a temperature")

@@ -336,7 +336,7 @@ def final_answer(text):
 
 
 def reward_math(prompt, text):
-    """1 if the last digit is the sum modulo 10, else 0."""
+    """1 if the text ends with a full stop and its last digit is the sum modulo 10, else 0."""
     return float(final_answer(text) == solution(prompt))
 
 

@@ -120,8 +120,8 @@ def next_column(writing, noise):
     hidden = torch.layer_norm(x, (C,), *cache.norm)
     logits = at_least_float32(linear(hidden, cache.token_table))  # (R,V)
 
-    writing.failed |= ~logits.amax(-1).isfinite().all()
     pos.add_(1)
+    finite = torch.ones_like(pos, dtype=torch.bool)
     if writing.decoder is None:
         writing.chosen.copy_(writing.planned[rows, pos])
     else:
@@ -129,17 +129,21 @@ def next_column(writing, noise):
             tau_logps = log_choice(writing.decoder, hidden)  # (R,K)
             if not writing.greedy:
                 tau_logps = tau_logps - noise[:, :K]
-            writing.chosen.copy_(tau_logps.argmax(-1))
+            top, k = tau_logps.max(-1)
+            writing.chosen.copy_(k)
+            finite = top.isfinite()
         writing.tau_idx[rows, pos] = writing.chosen
     tau = writing.taus[writing.chosen]
-    writing.newest.copy_((logits - tau[:, None] * noise[:, K:]).argmax(-1))
-    writing.idx[rows, pos] = writing.newest
+    top, token = (logits - tau[:, None] * noise[:, K:]).max(-1)
+    writing.newest.copy_(token)
+    writing.idx[rows, pos] = token
+    writing.failed[rows, pos] = ~(finite & top.isfinite())
 
 
 def any_size(writing, noise):
     """Let one compilation serve any number of rows, length of text and size of the cache."""
     of_rows = writing.newest, writing.pos, writing.rows, writing.chosen, noise
-    of_texts = writing.idx, writing.tau_idx, writing.planned
+    of_texts = writing.idx, writing.tau_idx, writing.planned, writing.failed
     for tensors, sizes in ((of_rows, [0]), (of_texts, [0, 1]), (writing.cache.kv, [0, 2])):
         for x in tensors:
             torch._dynamo.maybe_mark_dynamic(x, sizes)

@@ -11,13 +11,14 @@ B responses, of which R are not finished; T columns; K choices; V vocabulary siz
 import functools
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 import decoder as decoding
 from decoder import at_least_float32, choice_logps, device_of, has_memory
 from fast.cache import Cache
 from lpo import require
-from model import GPT
+from model import GPT, Block
 
 COLUMNS = 32  # that a graph serves, and between two looks for finished rows
 
@@ -32,14 +33,22 @@ def minus_gumbel(shape, device, generator=None):
     return uniform.clamp_min_(torch.finfo(uniform.dtype).tiny).log_().neg_().log_().to(device)
 
 
-def sample(logits, tau, generator=None):
-    """One token per row from softmax(logits / tau); the arg-max at tau 0.  (R,V), (R,) -> (R,)
+def noisy(logits, tau, generator=None):
+    """Scores whose arg-max is a token from softmax(logits / tau).  (R,V), (R,) -> (R,V)
 
-    argmax(logits / tau - noise), times tau: no division, no branch for temperature 0, and each row
-    at its own temperature.
+    logits / tau - noise, times tau: no division, no branch for temperature 0, and each row at its
+    own temperature.
     """
     noise = minus_gumbel(logits.shape, logits.device, generator)
-    return (logits - tau[:, None] * noise).argmax(-1)
+    return logits - tau[:, None] * noise
+
+
+def is_plain(model):
+    """Is it model.GPT as it stands: no subclass, no exchanged layer (as for LoRA), no hook?"""
+    parts = (Block, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Embedding)
+    return type(model) is GPT and all(
+        type(part) in parts and not part._forward_hooks and not part._forward_pre_hooks
+        for part in list(model.modules())[1:])
 
 
 def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",
@@ -51,7 +60,7 @@ def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau
     """
     follows_text = callable(temperature) and not hasattr(temperature, "name")
     devices = {device_of(model).type, "cuda" if generator is None else generator.device.type}
-    can_record = isinstance(model, GPT) and devices == {"cuda"} and not follows_text
+    can_record = is_plain(model) and devices == {"cuda"} and not follows_text
     require(can_record or not compiled, "compiled=True needs a model.GPT and a generator on a CUDA "
                                         "GPU, and choices that do not follow the text")
     loop = functools.partial(recorded_loop, compiled) if can_record else None
@@ -72,8 +81,9 @@ def recorded_loop(compiled, model, prompts, T, decoder, plan, greedy, ends, gene
         if plan is not None:
             writing.plan(plan)
         writing.write(ends)
-    require(not writing.failed, "the model gives NaN, infinite logits or no possible token")
-    return writing.idx.gather(1, writing.places), writing.tau_idx.gather(1, writing.places)
+    tokens, tau_idx, failed = writing.columns(ends)
+    require(not failed, "the model, the decoder or a choice gives NaN, or no possible token")
+    return tokens, tau_idx
 
 
 @functools.cache
@@ -107,6 +117,7 @@ class Writing:
         self.places = lengths[:, None] + torch.arange(T, device=device)  # (B,T), in idx
         self.tau_idx = torch.zeros_like(self.idx)
         self.planned = torch.zeros_like(self.idx)  # without a decoder: the choice at each place
+        self.failed = torch.zeros_like(self.idx, dtype=torch.bool)  # what was written there
         if decoder is not None:
             self.set_choices(decoder.choices)
         # of the R rows that go on: their numbers, their newest token, its place and their choice
@@ -114,7 +125,6 @@ class Writing:
         self.pos = lengths - 1
         self.newest = torch.zeros_like(lengths)
         self.chosen = torch.zeros_like(lengths)
-        self.failed = torch.zeros((), dtype=torch.bool, device=device)
         self.graphs = []
 
     def set_choices(self, choices):
@@ -156,6 +166,13 @@ class Writing:
                 step = self.record(longest + until - 1)
             step()
 
+    def columns(self, ends):
+        """What was written, and whether that failed before an end.  -> (B,T), (B,T), bool"""
+        tokens, tau_idx, failed = (x.gather(1, self.places)
+                                   for x in (self.idx, self.tau_idx, self.failed))
+        is_over = F.pad(torch.isin(tokens, ends), (1, 0))[:, :-1].cumsum(1) > 0
+        return tokens, tau_idx, bool((failed & ~is_over).any())
+
     def from_prompts(self):
         """Write the first column; the samples of a prompt share its pass."""
         P, longest = self.distinct.shape
@@ -173,14 +190,13 @@ class Writing:
 
     def write_column(self, logits, hidden):
         """A choice and a token per row, at the next place.  (R,V), (R,C)"""
-        self.failed |= ~logits.amax(-1).isfinite().all()
         self.pos += 1
         next_place = self.rows, self.pos
         if self.decides:
             logps = self.decoder(hidden)  # (R,K)
             if not self.greedy:
                 logps = logps - minus_gumbel(logps.shape, logps.device, self.generator)
-            self.chosen = logps.argmax(-1)
+            self.chosen = self.best(logps)
             self.decides = self.decoder.level == "token"  # "sequence": in the first column only
         if self.decoder is None:
             self.chosen = self.planned[next_place]
@@ -194,11 +210,18 @@ class Writing:
     def tokens(self, logits):
         """One token per row, from the distribution at its own choice.  (R,V) -> (R,)"""
         if self.taus is not None:
-            return sample(at_least_float32(logits), self.taus[self.chosen], self.generator)
+            taus = self.taus[self.chosen]
+            return self.best(noisy(at_least_float32(logits), taus, self.generator))
         every = torch.stack([choice_logps(logits, choice, self.counts)
                              for choice in self.choices])  # (K,R,V)
         logps = every[self.chosen, torch.arange(len(logits), device=logits.device)]
-        return (logps - minus_gumbel(logps.shape, logps.device, self.generator)).argmax(-1)
+        return self.best(logps - minus_gumbel(logps.shape, logps.device, self.generator))
+
+    def best(self, scores):
+        """The arg-max of each row. NaN, or nothing that is possible, is noted.  (R,N) -> (R,)"""
+        top, index = scores.max(-1)
+        self.failed[self.rows, self.pos] |= ~top.isfinite()
+        return index
 
     def record(self, width):
         """from_newest() as a CUDA graph that serves up to a width of tokens.  -> its replay"""

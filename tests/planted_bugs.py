@@ -18,7 +18,7 @@ CHAIN = "chain(digits[:-1] if way == TRAP else digits, slips)"
 MASK = "mask = is_end.cumsum(1) - is_end.long() == 0"
 KEPT = "rows, k, next_tokens = rows[active], k[active], next_tokens[active]"
 PAIR = "r[better] - r[worse] > TIE * max(abs(r[better]), abs(r[worse]))"
-NOISE = "(logits - tau[:, None] * noise)"
+NOISE = "logits - tau[:, None] * noise"
 
 LPO = "test_lpo.py", "lpo.py", [
     ("mean where the paper sums (trl#789)", SEPARATE, SEPARATE.replace("sum", "mean"),
@@ -178,10 +178,10 @@ MODEL = "tests/test_model.py", "model.py", [
     ("hidden state before the norm", "weight.T, hidden\n", "weight.T, x\n", "test_logits_are")]
 
 FAST = "tests/test_fast.py", "fast/generate.py", [
-    ("the fast sampler ignores the temperature", NOISE, "(logits - noise)", "test_texts"),
-    ("the fast sampler squares the temperature", NOISE, "(logits - tau[:, None] ** 2 * noise)",
+    ("the fast sampler ignores the temperature", NOISE, "logits - noise", "test_texts"),
+    ("the fast sampler squares the temperature", NOISE, "logits - tau[:, None] ** 2 * noise",
      "test_texts"),
-    ("one greedy row makes all greedy", NOISE, "(logits - tau.min() * noise)", "test_texts"),
+    ("one greedy row makes all greedy", NOISE, "logits - tau.min() * noise", "test_texts"),
     ("infinite Gumbel noise (pytorch#22557)", ".clamp_min_(torch.finfo(uniform.dtype).tiny)", "",
      "test_lpo.py test_rows_at_0"),
     ("Gumbel noise in float32", "torch.rand(shape, dtype=torch.float64", "torch.rand(shape, dtype="
@@ -201,7 +201,10 @@ FAST = "tests/test_fast.py", "fast/generate.py", [
      "test_what_is_not_random"),
     ("first token from the padding (transformers#3095)", "newest = self.prompt_of, self.pos",
      "newest = self.prompt_of, longest - 1", "test_what_is_not_random"),
-    ("NaN in one row is none", "isfinite().all()", "isfinite().any()", "test_logits_that_fail"),
+    ("NaN in one row is none", "|= ~top.isfinite()", "|= ~top.isfinite().any()",
+     "test_logits_that_fail"),
+    ("NaN of the decoder is an index", "self.chosen = self.best(logps)",
+     "self.chosen = logps.argmax(-1)", "test_a_decoder_that"),
     ("fast counts of the prompt", "self.counts = torch.zeros(", "self.counts = decoding.counts_of("
      "self.distinct[self.prompt_of], self.model.config.vocab_size)\n            torch.zeros(",
      "test_texts"),

@@ -10,8 +10,9 @@ import torch
 import fast.generate
 from decoder import Rollout, generate, planned, response_logps
 from fast.compiled import any_size, attend, next_column
-from fast.generate import Writing
+from fast.generate import Writing, is_plain
 from lpo import SCORES
+from model import GPT
 from test_lpo import END, PROMPTS, chi_square_p, rough_decoder, rough_model, written
 from toy.samplers import frequency, min_p
 
@@ -29,8 +30,9 @@ def write(model, prompts, T, decoder=None, temperature=None, greedy=False, ends=
         if decoder is None:
             writing.plan(planned(temperature, len(prompts), T))
         writing.write(ends)
-    assert writing.failed == fails
-    return writing.idx.gather(1, writing.places), writing.tau_idx.gather(1, writing.places)
+    tokens, tau_idx, failed = writing.columns(ends)
+    assert failed == fails
+    return tokens, tau_idx
 
 
 @pytest.mark.parametrize("policy", [
@@ -69,17 +71,65 @@ def test_a_table_is_applied_cell_by_cell():
     assert (cold[0::2] == 80).all() and (cold[1::2] < 40).all()
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_logits_that_fail_in_one_row_are_noticed(compiled, monkeypatch):
-    """The longest prompt's fourth column, and no other here, reads place 7. Bugs: NaN that counts
-    only if all rows have it, or in the last column."""
-    if compiled:
+@pytest.fixture(params=[False, True], ids=["recorded", "compiled"])
+def both_steps(request, monkeypatch):
+    """Writing's step as it is, then as one function, with noise of no effect."""
+    if request.param:
         monkeypatch.setattr(Writing, "from_newest", lambda writing: next_column(
-            writing, torch.zeros(len(writing.rows), 1 + 11).double()))
+            writing, torch.zeros(len(writing.rows), len(writing.taus) + 11).double()))
+
+
+def test_logits_that_fail_in_one_row_are_noticed(both_steps):
+    """The longest prompt's fourth column, and no other here, reads place 7. Bugs: NaN that counts
+    only if all rows have it, or in the last column, or after the end of text."""
     model = rough_model()
     model.position_embedding.weight.data[7] = math.nan
     for T, fails in ((3, False), (4, True), (5, True)):
         write(model, PROMPTS, T, temperature=1.0, fails=fails)
+    write(model, PROMPTS, 5, temperature=1.0, ends=torch.arange(11))
+
+
+def test_a_decoder_that_gives_nan_is_noticed(both_steps):
+    """From the second column on. Bug: the arg-max of NaN is an index like any other."""
+    model, decoder = rough_model(), rough_decoder()
+    writing = Writing(model, [*map(tuple, PROMPTS)], 2, decoder, False, None)
+    with torch.no_grad():
+        writing.from_prompts()
+        assert not writing.columns(NOTHING)[2]
+        decoder.mlp[0].bias[3] = math.nan
+        writing.from_newest()
+    assert writing.columns(NOTHING)[2]
+
+
+def test_a_choice_that_fails_is_noticed():
+    """NaN for one token; no token left in the twelfth column, unless the text has ended by then."""
+    def broken(logits):
+        return torch.cat([logits[..., :1] * math.nan, logits[..., 1:].log_softmax(-1)], -1)
+
+    def once(logits, counts):
+        return logits.masked_fill(counts > 0, -math.inf).log_softmax(-1)
+    broken.name, once.name, once.memory = "broken", "once", True
+    write(rough_model(), PROMPTS, 1, temperature=broken, fails=True)
+    for T, ends, fails in ((11, [], False), (12, [], True), (12, [END], False)):
+        write(rough_model(block_size=32), PROMPTS, T, temperature=once, fails=fails,
+              ends=torch.tensor(ends, dtype=torch.long))
+
+
+def test_only_a_model_as_it_stands_is_recorded():
+    """Bugs: a subclass, LoRA's layers or a hook left out without a word."""
+    class Banned(GPT):
+        pass
+
+    class Lora(torch.nn.Linear):
+        pass
+    model = rough_model()
+    assert is_plain(model)
+    assert not is_plain(Banned(model.config))
+    handle = model.blocks[0].register_forward_hook(lambda *_: None)
+    assert not is_plain(model)
+    handle.remove()
+    model.blocks[1].up = Lora(12, 48)
+    assert not is_plain(model)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
