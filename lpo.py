@@ -9,11 +9,10 @@ The best of several responses to a prompt is `chosen`, the worst `rejected`. The
     latent        sum_t log sum_k P(tau_k) P(y_t | tau_k), minus the same under P_ref
     latent_exact  log sum_k P(tau_k) prod_t P(y_t | tau_k), minus the same (sequence level only)
     nll           no pair and no score: the loss is -sum_t log P(tau_t) of `chosen` (an ablation)"""
-import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, inf
 from torch.nn.functional import logsigmoid
 
 def require(condition, message):
@@ -44,7 +43,7 @@ class ResponseLogps:
             require(logps.shape == (B, n, K), f"{name} is {(*logps.shape,)}; give {(B, n, K)}")
             if n == T:  # padding becomes 0; a product with the mask would keep NaN
                 logps = logps.masked_fill(~mask[..., None], 0)
-            require((logps < math.inf).all(), f"{name} has NaN or +inf at a response token")
+            require((logps < inf).all(), f"{name} has NaN or +inf at a response token")
             logps = logps.to(torch.promote_types(logps.dtype, torch.float32))
             setattr(self, name, logps.detach() if "ref" in name else logps)
 
@@ -61,7 +60,7 @@ def marginal(text_logps, tau_logps):
     """log sum_k P(tau_k) P(y | tau_k): the temperature is summed out.  (...,K), (...,K) -> (...)"""
     terms = text_logps + tau_logps
     impossible = terms.isneginf().all(-1)  # there the gradient of logsumexp would be NaN
-    return terms.clamp(-1e38).logsumexp(-1).masked_fill(impossible, -math.inf)
+    return terms.clamp(-1e38).logsumexp(-1).masked_fill(impossible, -inf)
 
 def separate(r):
     """Favours short responses unless a uniform reference adds (n_chosen - n_rejected) log K."""
@@ -90,10 +89,11 @@ VARIANTS = (*SCORES, "nll")
 def lpo_loss(chosen, rejected, variant, beta):
     """The loss of each pair, (B,), from the ResponseLogps of its two sides. Raises ValueError."""
     require(variant in VARIANTS, f"unknown variant {variant!r}; choose from {VARIANTS}")
-    require(0 < beta < math.inf, f"beta is {beta}; give a finite number above 0")
+    require(0 < beta < inf, f"beta is {beta}; give a finite number above 0")
     if variant == "nll":
         return -sampled(chosen.tau_logps, chosen.tau_idx).sum(-1)
-    require(len(chosen.mask) == len(rejected.mask), "give as many chosen as rejected responses")
+    kinds = {(*r.tau_logps.shape[::2], r.ref_tau_logps is None) for r in (chosen, rejected)}
+    require(len(kinds) == 1, "both sides need the same B, the same K, and ref_tau_logps or none")
     for name in ("text_logps", "ref_text_logps") if variant != "separate" else ():
         given = getattr(chosen, name) is not None and getattr(rejected, name) is not None
         require(given, f"{variant!r} needs {name}")

@@ -290,8 +290,10 @@ def test_losses_that_cannot_be_computed_are_refused():
                                  ("nll", math.nan, "beta is"), ("latent", math.inf, "beta is")):
         with pytest.raises(ValueError, match=words):
             lpo_loss(r, r, variant, beta)
-    with pytest.raises(ValueError, match="as many chosen as rejected"):
-        lpo_loss(r, side(B=2), "latent", 1.0)
+    for other in (side(B=2), side(taus=TAUS[:2]), replace(r, ref_tau_logps=None)):
+        for pair, variant in itertools.product(((r, other), (other, r)), SCORES):
+            with pytest.raises(ValueError, match="both sides need"):
+                lpo_loss(*pair, variant, 1.0)
     for name, variant in itertools.product(("text_logps", "ref_text_logps"), ("joint", "latent")):
         for pair in ((r, replace(r, **{name: None})), (replace(r, **{name: None}), r)):
             with pytest.raises(ValueError, match=f"{variant!r} needs {name}"):
