@@ -132,12 +132,13 @@ def check_generate(theirs, kind, select, n, dtype):
     """Frequencies against enumeration, and of another seed whether it changes anything."""
     if dtype == "bfloat16":
         raise Skip("not checked in bfloat16")
-    prompts, budget = KINDS[kind]["prompts"], FALSE_ALARM / 12  # six questions, two parts each
+    prompts, budget = KINDS[kind]["prompts"], FALSE_ALARM / 18  # six questions, three parts each
     policy, answer, codes = ask_generate(theirs, kind, select, n, 1, prompts)
     _, _, again = ask_generate(theirs, kind, select, max(1, n // 8), 2, prompts)
     places = [gpt2.enumerated(policy, prompt, T, select) for prompt in prompts]
     try:
         words = sampling.judged(sampling.frequencies(policy, codes, places), budget)
+        words += "; of choices " + sampling.judged(sampling.choices(policy, codes, places), budget)
     except Miss as miss:
         raise Miss(str(miss), partial(sampler_cause, policy, prompts, select, codes)) from None
     if select == "sample":  # greedy choices and one id agree by themselves

@@ -33,9 +33,10 @@ class Mistake(NamedTuple):
         return self.cause.replace("{x}", str(x))
 
     def samples(self):
-        """Whether it may change what is sampled, and is no constant to be solved for."""
+        """Whether it may change what is sampled; not for constants, nor those of large cases."""
         rule = source("oracle").split("def choice_logps")[1].split("def text_logp")[0]
-        return not self.bounds and any(right in rule + source("gpt2") for right, _ in self.changes)
+        asked = not self.bounds and not self.cause.startswith("large: ")
+        return asked and any(right in rule + source("gpt2") for right, _ in self.changes)
 
     def key(self):
         """The answer key with this mistake."""
@@ -221,8 +222,8 @@ def causes(wrongs, tolerances, dtype, few=3):
                   for wrong in wrongs for label, x in wrong.got.items())
         for name in [*tolerances][[*tolerances].index(dtype) + 1:]:
             if tolerances[name] / 200 < off <= tolerances[name]:  # as large as rounding makes it
-                return [(f"right to the tolerance of {name}: something computes in {name}",
-                         len(wrongs))]
+                return [(f"right to the tolerance of {name}: something computes in {name}, or the "
+                         "mistake is small", len(wrongs))]
     return result
 
 

@@ -164,7 +164,8 @@ def serve(made=None):
         reply = "raised", words(error)
     while True:
         print(json.dumps(reply), file=replies, flush=True)
-        reply = theirs.ask(*questions.get())
+        question = questions.get()  # none comes after a module that could not be loaded
+        reply = theirs.ask(*question)
 
 
 def receive(stdin, questions):
@@ -250,23 +251,32 @@ def run(theirs, questions, look_at, explain, args):
           f"in {args.dtype}")
     for function, n in marks.items():
         error = f", largest error {worst[function]:.1e}" if function in worst else ""
-        absent = "skipped, not supplied" if function in needed else "not asked"
+        absent = "skipped, not supplied"
+        if function not in needed or function in theirs.functions:
+            absent = "not asked"
         print(f"{function}: " + (f"{n['pass']} right, {n['MISS']} wrong, {n['skip']} skipped{error}"
                                  if n else absent))
     wrong = [function for function, n in marks.items() if n["MISS"]]
     right = [function for function, n in marks.items() if n["pass"] and not n["MISS"]]
-    if wrong:
+    if wrong and not theirs.ended:
         print(f"verdict: {', '.join(right)}{' right, ' * bool(right)}{wrong[0]} wrong: look at "
               f"{look_at[wrong[0]]}")
     causes = explained(explain, evidence)
     for cause, n in causes:
         print(f"likely cause of {n} of {count['MISS']}: {cause}")
     status = 1 if count["MISS"] else 0 if count["pass"] else 2
-    if status == 2:
+    if not needed:
+        print("nothing ran: --only and --skip leave no name (see --list)")
+    elif status == 2:
         print(f"nothing ran: define at least one of {', '.join(look_at)} (see --help)")
+    return reported(args, status, marks, lines, causes)
+
+
+def reported(args, status, marks=(), lines=(), causes=()):
+    """Write what --json asks for.  -> the status"""
     if args.json:
         report = dict(status=status, schema=1, kit=kit(), commit=commit(args.module),
-                      module=args.module, dtype=args.dtype, marks=marks, cases=lines,
+                      module=args.module, dtype=args.dtype, marks=dict(marks), cases=lines,
                       causes=[dict(cause=cause, misses=n) for cause, n in causes])
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return status
@@ -334,6 +344,11 @@ def parse(options, argv, known):
         lines = Path(args.skip).read_text(encoding="utf-8").splitlines() if args.skip else []
     except OSError as error:
         options.error(f"--skip: {error}")
+    try:
+        if args.json and not args.list:
+            Path(args.json).write_text("", encoding="utf-8")  # none of an earlier run stays
+    except OSError as error:
+        options.error(f"--json: {error}")
     args.skip = {line.split("#")[0].removeprefix("MISS").strip().split("  ")[0] for line in lines}
     for name in args.skip - {"", *known}:
         if "-fuzz-" not in name:
@@ -358,7 +373,7 @@ def check(page, args, questions, look_at, explain):
     try:
         if theirs.functions is None:
             print(f"cannot import {args.module}: {theirs.ended}")
-            return 2
+            return reported(args, 2)
         return run(theirs, questions, look_at, explain, args)
     finally:
         theirs.stop()

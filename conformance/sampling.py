@@ -121,6 +121,26 @@ def frequencies(policy, codes, places):
                     odds / P)
 
 
+def choices(policy, codes, places):
+    """How often the likeliest choice, the second ... are sampled, the prompts together: few tests,
+    so fine ones. As in `frequencies`. Yields Trials."""
+    V, (P, n, T) = policy.config["vocab_size"], codes.shape
+    K = len(policy.choices)
+    totals = np.zeros((T, K, 2))  # of each rank: hits, their odds
+    for p, of_prompt in enumerate(places):
+        rows = histories(codes[p], V, policy.eos)
+        for t, (joint, _) in enumerate(of_prompt):
+            odds = joint.sum(2)  # (H,K)
+            order = (-odds).argsort(-1, kind="stable")
+            going = rows[:, t] >= 0
+            ranks = order.argsort(-1)[rows[going, t], codes[p, going, t] // V]
+            totals[t, :, 0] += np.bincount(ranks, minlength=K)
+            totals[t, :, 1] += np.take_along_axis(odds, order, -1).sum(0)
+    for (t, rank), (hits, odds) in zip(np.ndindex(T, K), totals.reshape(-1, 2)):
+        yield Trial(f"all prompts, token {t}, the choice of rank {rank}", int(hits), P * n,
+                    odds / P)
+
+
 def cut_by_nucleus(given, share):
     """Tokens ahead of which there is so much probability already.  (...,V) -> bool"""
     order = np.argsort(-given, axis=-1, kind="stable")

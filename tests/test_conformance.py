@@ -245,6 +245,7 @@ def test_nothing_ran_is_2(text, words, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text, words", [
+    ("loss = lambda case: None", "loss returned None"),
     ("loss = lambda case: 1.0", "loss has shape (), expected (2,)"),
     ("loss = lambda case: [[0.5, 0.5]]", "has shape (1, 2), expected (2,)"),
     ("loss = lambda case: {'loss': [1.0, 2.0]}", "real numbers expected, not object"),
@@ -475,6 +476,10 @@ def test_json_has_status_marks_causes_and_commit(capsys, tmp_path):
     assert re.fullmatch("[0-9a-f]{40}", runner.commit(path))
     Path(path).write_text("changed", encoding="utf-8")
     assert runner.commit(path).endswith("+")
+    with pytest.raises(SystemExit):
+        run(capsys, path, "--json", tmp_path)
+    assert run(capsys, "no_such_module", "--json", tmp_path / "x.json")[0] == 2  # none of before
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["status"] == 2
 
 
 # --- planted mistakes -----------------------------------------------------------------------------

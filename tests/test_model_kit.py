@@ -169,6 +169,26 @@ def test_a_sum_over_prompts_is_judged_by_a_binomial_with_heavier_tails():
         assert total[values <= value].sum() <= value
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("floor", (0.0, 0.18))
+def test_a_floor_under_the_odds_of_choices_is_found_by_all_prompts_together(floor, kind):
+    """As training may leave one on; no test of one prompt sees it. Counts are the expected ones."""
+    policy = gpt2.load(KIT / kind / "policy")
+    places = [gpt2.enumerated(policy, p, 1, "sample") for p in KINDS[kind]["prompts"]]
+    codes = np.zeros((len(places), 4000, 1), int)
+    for of_prompt, [(joint, given)] in zip(codes, places):
+        tau = (1 - floor) * joint.sum((0, 2)) + floor / len(policy.choices)
+        odds = (tau[:, None] * given[0]).ravel()
+        of_prompt[:, 0] = np.searchsorted(odds.cumsum(), (np.arange(4000) + 0.5) / 4000)
+    budget = check_model.FALSE_ALARM / 18
+    sampling.judged(sampling.frequencies(policy, codes, places), budget)
+    if not floor:
+        assert "4 tests" in sampling.judged(sampling.choices(policy, codes, places), budget)
+    else:
+        with pytest.raises(runner.Miss, match="all prompts, token 0, the choice of rank"):
+            sampling.judged(sampling.choices(policy, codes, places), budget)
+
+
 # ---- from the command line ---------------------------------------------------------------------
 
 def script(*arguments, **environment):
