@@ -187,7 +187,7 @@ def train(cfg, base, experiment, level, variant):
         if cfg.pairing == "top-k":
             first, second = (outcome.scores[name] for name in TASKS[prompts[0][0]].criteria)
         chosen, rejected = make_pairs(first, cfg.pairing, second, cfg.top_k)
-        require(chosen or rnd, f"{experiment}: only ties; raise --responses or --prompts")
+        require(chosen or rnd, f"{experiment}: only ties; raise --responses, or change --choices")
 
         # update
         statistics = {}

@@ -128,6 +128,9 @@ def data_of(outs):
             experiment, level, variant = name.split()
             if variant == VARIANT:
                 trained = read(out / file)
+                if trained["model"]:
+                    raise ValueError(f"{out} trained the language model, too, and the page holds "
+                                     "the base model; run train_toy.py without --model-lr")
                 environments.append(trained["environment"])
                 decoders.append(dict(experiment=experiment, level=level, **packed_rounds(
                     trained["decoders"], every=level == "token" and not sets)))

@@ -171,6 +171,10 @@ def test_a_run_goes_into_a_page(browser, tmp_path, monkeypatch):
     for folders, message in (([tmp_path], "missing"), (outs, "another base model")):
         with pytest.raises(ValueError, match=message):
             build.data_of(folders)
+    for path in outs[0].glob("decoder_*.pt"):
+        torch.save(torch.load(path, weights_only=True) | dict(model=other["model"]), path)
+    with pytest.raises(ValueError, match="trained the language model"):
+        build.data_of(outs[:1])
     for label in ("3@min_p=.05", "top_k=3", "frequency=1|top_p=.5"):
         with pytest.raises(ValueError, match="cannot sample"):
             build.name_of([label])

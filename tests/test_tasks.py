@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ import tasks
 from conftest import as_program, program
 from tasks import EOS, SPLITS, TASKS, VOCAB_SIZE, WORDS, decode, encode, places_of, split_of
 from toy.check_task import check_task
+from toy.models import batches
 
 STORY = "please tell how fox finds the moon :"
 REPEATS = "now continue the fox finds moon . :"
@@ -329,6 +331,13 @@ def test_the_checker_accepts_what_fits_and_shows_it(monkeypatch):
                   ask=lambda rng: BIRDS, reward=lambda prompt, text: np.float32(0.5))
     monkeypatch.setitem(TASKS, "general", one)
     assert check_task("general", 1) == [(BIRDS, "robin", 0.5, ["item", "item"])]
+
+
+def test_a_rare_answer_that_is_too_long_is_named_before_training(monkeypatch):
+    """The checker looks at twenty only."""
+    monkeypatch.setitem(TASKS, "general", replace(TASKS["general"], length=3))
+    with pytest.raises(ValueError, match="task 'general': an answer has 7 tokens .* length is 3"):
+        next(batches(9, np.random.default_rng(0), torch.Generator()))
 
 
 def test_the_checker_shows_examples_or_one_sentence(capsys, monkeypatch):

@@ -34,6 +34,12 @@ def name_of(choice):
     return choice if isinstance(choice, str) else f"{choice:g}"
 
 
+def slant(choices):
+    """How names below an axis are turned, in degrees, and the inches they need."""
+    longest = max((len(choice) for choice in choices if isinstance(choice, str)), default=0)
+    return (45 if longest else 0), 0.05 * longest
+
+
 def shades(choices):
     """A function from a choice to its place on SHADES: temperatures by size, others by order."""
     numbers = not any(isinstance(choice, str) for choice in choices)
@@ -62,8 +68,7 @@ def heat_map(axis, table, choices, cmap="Blues"):
     for y, x in np.ndindex(shares.shape):
         axis.text(x, y, f"{100 * shares[y, x]:.0f}", ha="center", va="center", fontsize=9,
                   color="white" if shares[y, x] > 0.6 else "black")
-    axis.set_xticks(range(len(choices)), map(name_of, choices),
-                    rotation=45 if any(isinstance(c, str) for c in choices) else 0)
+    axis.set_xticks(range(len(choices)), map(name_of, choices), rotation=slant(choices)[0])
     axis.set_yticks(range(len(table)), table)
     axis.set(xlabel="temperature")
     axis.grid(False)
@@ -78,6 +83,8 @@ def text(results):
     choices = config["choices"]
     level = next(level for level in LEVELS if level in config["levels"])
     shade_of = shades(choices)
+    angle, room = slant(choices)
+    left = max(26, *(len(name_of(choice)) + 21 for choice in choices))  # of responses
     figure = Figure()
     axis = figure.add_axes((0, 0, 1, 1))
     mark = functools.partial(axis.text, family="monospace", fontsize=8, va="center")
@@ -87,27 +94,28 @@ def text(results):
         if sample["policy"] == "fixed":
             y += 2
             mark(0, y, sample["prompt"], weight="bold")
-            said = f"{name_of(sample['choices'][0])} fixed"
+            said = " ".join([*map(name_of, sample["choices"][:1]), "fixed"])  # it may be empty
         y += 1
-        mark(0, y, f"{said}, reward {sample['reward']:.2f}")
-        x = 26
+        mark(0, y, f"{said}, reward {round(sample['reward'], 2) + 0:.2f}")
+        x = left
         for word, choice in zip(sample["words"], sample["choices"]):
             if x + len(word) > 128:
-                x = 26
+                x = left
                 y += 1
             shade = shade_of(choice)
             box = dict(boxstyle="round,pad=0.1", lw=0, fc=SHADES(shade))
             mark(x, y, word, bbox=box, color=ink_on(shade))
             x += len(word) + 1
-    height = 0.22 * (y + 1) + 0.7
+    height = 0.22 * (y + 1) + 0.7 + room
     figure.set_size_inches(10, height)
     axis.set(xlim=(0, 130), ylim=(y + 0.6, 0))
-    axis.set_position((0.01, 0.6 / height, 0.98, 1 - 0.6 / height))
+    axis.set_position((0.01, (0.6 + room) / height, 0.98, 1 - (0.6 + room) / height))
     axis.set_axis_off()
-    bar = figure.add_axes((0.3, 0.32 / height, 0.4, 0.12 / height))
+    bar = figure.add_axes((0.3, (0.32 + room) / height, 0.4, 0.12 / height))
     bar.imshow([[shade_of(choice) for choice in choices]], cmap=SHADES, vmin=0, vmax=1,
                aspect="auto")
-    bar.set(xticks=range(len(choices)), xticklabels=map(name_of, choices), yticks=[])
+    bar.set_xticks(range(len(choices)), map(name_of, choices), rotation=angle, fontsize=8)
+    bar.set_yticks([])
     bar.grid(False)
     bar.set_title("temperature of a word (misspellings are in the corpus on purpose)", fontsize=8)
     return figure
@@ -125,7 +133,8 @@ def temperatures(results):
                 shares[choices.index(r["choice"])] = r["value"]
     if not tables:
         return None
-    figure, axes = panels(len(tables), 2, 5, 0.32 * max(map(len, tables.values())) + 1.3)
+    height = 0.32 * max(map(len, tables.values())) + 1.3 + slant(choices)[1]
+    figure, axes = panels(len(tables), 2, 5, height)
     for axis, (level, table) in zip(axes, tables.items()):
         heat_map(axis, table, choices, "Blues" if level == "token" else "Oranges")
         axis.set(title=f"{level} level")
@@ -140,20 +149,22 @@ def places(results):
         return None
     n = len({(r["subtask"], r["place"]) for r in rows})
     figure, (axis,) = panels(1, 1, 6.5, 0.2 * n + 1.2)
-    for level, (colour, _) in LEVELS.items():
+    for level in dict.fromkeys(r["level"] for r in rows):
         of = where(rows, level=level)
         axis.plot([r["value"] for r in of], [f"{r['subtask']}: {r['place']}" for r in of],
-                  "o" if level == "token" else "|", color=colour, ms=6, label=f"{level} level")
+                  "o" if level == "token" else "|", color=LEVELS[level][0], ms=6,
+                  label=f"{level} level")
     axis.invert_yaxis()
     axis.set(xlabel="mean temperature", title="Mean temperature at each place of a sentence")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 def rewards(results):
     """Reward against the fixed temperature, with the decoders and the oracle as lines."""
     experiments = results["config"]["experiments"]
-    figure, axes = panels(len(experiments), 2, 4.4, 2.5)
+    angle, room = slant(results["config"]["choices"])
+    figure, axes = panels(len(experiments), 2, 4.4, 2.5 + room)
     for axis, experiment in zip(axes, experiments):
         of = dict(experiment=experiment, metric="reward", subtask=None)
         fixed = where(results["rows"], policy="fixed", **of)
@@ -165,7 +176,9 @@ def rewards(results):
         for r in where(results["rows"], policy="oracle", **of):
             axis.axhline(r["value"], color=ORACLE, ls=":", label="oracle, one per role")
         axis.set(title=experiment, xlabel="fixed temperature", ylabel="mean reward")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        axis.tick_params(axis="x", rotation=angle)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
+                  ncols=2 * min(len(axes), 2))
     return figure
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from decoder import AdaptiveDecoder, device_of
 from fast.record import Recorded
+from lpo import require
 from model import GPT, GPTConfig
 from tasks import EOS, PROMPT_LENGTH, TASKS, VOCAB_SIZE, corpus, encode
 from toy.files import Progress, randomness, say
@@ -28,6 +29,9 @@ def batches(steps, rng, generator):
     for name, task in TASKS.items():
         texts = corpus(name, min(steps * task.share, 20000), rng)
         rows = [encode(prompt) + encode(response) + [EOS] for prompt, response in texts]
+        tokens = max(map(len, rows)) - PROMPT_LENGTH
+        require(tokens <= TASKS[name].length, f"task {name!r}: an answer has {tokens} tokens with "
+                f"the end of text, and length is {TASKS[name].length}; make it {tokens} or more")
         longest = max(TASKS[other].length for other in (short if name in short else long))
         width = PROMPT_LENGTH + longest
         data[name] = torch.tensor([row + [-1] * (width - len(row)) for row in rows])

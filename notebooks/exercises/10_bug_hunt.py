@@ -12,5 +12,5 @@ Question: would a test that only checks "the loss starts at ln 2 and falls" have
 
 
 def fix():
-    """-> (number of the wrong line, counted from 1; the line as it should read)"""
+    """-> (number of the wrong line in the file as it was written; the line as it should read)"""
     raise NotImplementedError

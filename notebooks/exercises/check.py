@@ -106,7 +106,7 @@ def graded(number, path, args):
         statuses.append(status)
         lines = [f"    {status:8} {name}{line}"]
         lines += [f"{'':13}hint {i} of {len(hints)}: {hint}" for i, hint in enumerate(hints, 1)]
-        for text in lines[:args.hint + 1]:
+        for text in lines[:max(args.hint, 0) + 1]:
             print(textwrap.fill(text, 100, subsequent_indent=" " * 13), flush=True)
     return statuses
 
