@@ -45,10 +45,10 @@ def noisy(logits, tau, generator=None):
 
 def is_plain(model):
     """Is it model.GPT as it stands: no subclass, no exchanged layer (as for LoRA), no hook?"""
-    parts = (Block, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Embedding)
+    parts = (GPT, Block, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Embedding)
     return type(model) is GPT and all(
         type(part) in parts and not part._forward_hooks and not part._forward_pre_hooks
-        for part in list(model.modules())[1:])
+        for part in model.modules())
 
 
 def generate(model, prompts, max_new_tokens, decoder=None, temperature=None, tau_select="sample",

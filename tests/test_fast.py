@@ -125,9 +125,10 @@ def test_only_a_model_as_it_stands_is_recorded():
     model = rough_model()
     assert is_plain(model)
     assert not is_plain(Banned(model.config))
-    handle = model.blocks[0].register_forward_hook(lambda *_: None)
-    assert not is_plain(model)
-    handle.remove()
+    for part in (model, model.blocks[0]):
+        handle = part.register_forward_hook(lambda *_: None)
+        assert not is_plain(model)
+        handle.remove()
     model.blocks[1].up = Lora(12, 48)
     assert not is_plain(model)
 
