@@ -121,7 +121,6 @@ def next_column(writing, noise):
     logits = at_least_float32(linear(hidden, cache.token_table))  # (R,V)
 
     pos.add_(1)
-    finite = torch.ones_like(pos, dtype=torch.bool)
     if writing.decoder is None:
         writing.chosen.copy_(writing.planned[rows, pos])
     else:
@@ -129,15 +128,11 @@ def next_column(writing, noise):
             tau_logps = log_choice(writing.decoder, hidden)  # (R,K)
             if not writing.greedy:
                 tau_logps = tau_logps - noise[:, :K]
-            top, k = tau_logps.max(-1)
-            writing.chosen.copy_(k)
-            finite = top.isfinite()
+            writing.chosen.copy_(writing.best(tau_logps))
         writing.tau_idx[rows, pos] = writing.chosen
     tau = writing.taus[writing.chosen]
-    top, token = (logits - tau[:, None] * noise[:, K:]).max(-1)
-    writing.newest.copy_(token)
-    writing.idx[rows, pos] = token
-    writing.failed[rows, pos] = ~(finite & top.isfinite())
+    writing.newest.copy_(writing.best(logits - tau[:, None] * noise[:, K:]))
+    writing.idx[rows, pos] = writing.newest
 
 
 def any_size(writing, noise):
