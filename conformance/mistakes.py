@@ -32,10 +32,15 @@ class Mistake(NamedTuple):
         x = f"{self.x:.4g}" if isinstance(self.x, float) else self.x
         return self.cause.replace("{x}", str(x))
 
+    @property
+    def large(self):
+        """Whether it is one of the large cases, and tried on these only."""
+        return self.cause.startswith("large: ")
+
     def samples(self):
         """Whether it may change what is sampled; not for constants, nor those of large cases."""
         rule = source("oracle").split("def choice_logps")[1].split("def text_logp")[0]
-        asked = not self.bounds and not self.cause.startswith("large: ")
+        asked = not self.bounds and not self.large
         return asked and any(right in rule + source("gpt2") for right, _ in self.changes)
 
     def key(self):
@@ -109,7 +114,7 @@ class Wrong(NamedTuple):
 
     def under(self, mistake):
         """What the mistake would give, {} if it cannot be computed."""
-        if self.large != mistake.cause.startswith("large: "):
+        if self.large != mistake.large:
             return {}
         try:
             with np.errstate(all="ignore"):

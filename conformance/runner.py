@@ -251,9 +251,8 @@ def run(theirs, questions, look_at, explain, args):
           f"in {args.dtype}")
     for function, n in marks.items():
         error = f", largest error {worst[function]:.1e}" if function in worst else ""
-        absent = "skipped, not supplied"
-        if function not in needed or function in theirs.functions:
-            absent = "not asked"
+        missing = function in needed and function not in theirs.functions
+        absent = "skipped, not supplied" if missing else "not asked"
         print(f"{function}: " + (f"{n['pass']} right, {n['MISS']} wrong, {n['skip']} skipped{error}"
                                  if n else absent))
     wrong = [function for function, n in marks.items() if n["MISS"]]

@@ -78,6 +78,26 @@ def histories(codes, V, eos):
     return np.where(codes < 0, -1, found)
 
 
+def events(policy, codes, places):
+    """Each token of each prompt: its odds, and what was sampled.
+
+    codes: (P,n,T); places: for each prompt what gpt2.enumerated gave. Yields p, t, P(history,
+    choice, id), P(id | history, choice), the numbers of the responses that go on, and of these
+    (history, choice, id), which is an index of the odds.
+    """
+    V = policy.config["vocab_size"]
+    for p, of_prompt in enumerate(places):
+        rows = histories(codes[p], V, policy.eos)
+        for t, (joint, given) in enumerate(of_prompt):
+            i = np.flatnonzero(rows[:, t] >= 0)
+            yield p, t, joint, given, i, (rows[i, t], *np.divmod(codes[p, i, t], V))
+
+
+def ranks(odds):
+    """0 for the largest of the last axis, 1 for the next ...; ties in their order."""
+    return (-odds).argsort(-1, kind="stable").argsort(-1)
+
+
 def counted(codes, odds):
     """How often each (choice, token) was sampled.  (n,), (K,V) -> (K,V)"""
     return np.bincount(codes + 1, minlength=1 + odds.size)[1:].reshape(odds.shape)
@@ -91,31 +111,27 @@ def frequencies(policy, codes, places):
     differ; beyond 1 from its mean such a sum has no heavier tails than a binomial of the mean odds
     (Hoeffding 1956, theorem 4), so the p-value still holds.
 
-    codes: (P,n,T); places: for each prompt what gpt2.enumerated gave. Yields Trials.
+    Arguments as in `events`. Yields Trials.
     """
     V, (P, n, T) = policy.config["vocab_size"], codes.shape
     late = np.zeros((T, 2))  # of each token, over the prompts: how many rank late, and their odds
-    for p, of_prompt in enumerate(places):
-        rows = histories(codes[p], V, policy.eos)
-        for t, (joint, given) in enumerate(of_prompt):
-            odds = joint.sum(0)  # (K,V)
-            counts = counted(codes[p, :, t], odds)
-            for k, choice in enumerate(policy.choices):
-                where = f"prompt {p}, token {t}, choice {choice}"
-                rising = odds[k].argsort(kind="stable")
-                sums = zip(rising, counts[k, rising].cumsum(), odds[k, rising].cumsum())
-                for m, (v, some, share) in enumerate(sums, start=1):
-                    what = f"its {m} least likely ids" if m < V else "any id"
-                    yield Trial(f"{where}, id {v}", counts[k, v], n, odds[k, v])
-                    yield Trial(f"{where}, {what}", some, n, share)
-            going = rows[:, t] >= 0
-            k, v = np.divmod(codes[p, going, t], V)
-            for share in SHARES:
-                unlikely = cut_by_nucleus(given, 1 - share)
-                yield Trial(f"prompt {p}, token {t}, an id of the unlikeliest {share:.0%}",
-                            unlikely[rows[going, t], k, v].sum(), n, (joint * unlikely).sum())
-            ranks = (-given).argsort(-1, kind="stable").argsort(-1)
-            late[t] += (ranks[rows[going, t], k, v] >= TOP_K).sum(), joint[ranks >= TOP_K].sum()
+    for p, t, joint, given, _, sampled in events(policy, codes, places):
+        odds = joint.sum(0)  # (K,V)
+        counts = counted(codes[p, :, t], odds)
+        for k, choice in enumerate(policy.choices):
+            where = f"prompt {p}, token {t}, choice {choice}"
+            rising = odds[k].argsort(kind="stable")
+            sums = zip(rising, counts[k, rising].cumsum(), odds[k, rising].cumsum())
+            for m, (v, some, share) in enumerate(sums, start=1):
+                what = f"its {m} least likely ids" if m < V else "any id"
+                yield Trial(f"{where}, id {v}", counts[k, v], n, odds[k, v])
+                yield Trial(f"{where}, {what}", some, n, share)
+        for share in SHARES:
+            unlikely = cut_by_nucleus(given, 1 - share)
+            yield Trial(f"prompt {p}, token {t}, an id of the unlikeliest {share:.0%}",
+                        unlikely[sampled].sum(), n, (joint * unlikely).sum())
+        is_late = ranks(given) >= TOP_K
+        late[t] += is_late[sampled].sum(), joint[is_late].sum()
     for t, (hits, odds) in enumerate(late):
         yield Trial(f"all prompts, token {t}, an id behind the {TOP_K} likeliest", int(hits), P * n,
                     odds / P)
@@ -124,21 +140,16 @@ def frequencies(policy, codes, places):
 def choices(policy, codes, places):
     """How often the likeliest choice, the second ... are sampled, the prompts together: few tests,
     so fine ones. As in `frequencies`. Yields Trials."""
-    V, (P, n, T) = policy.config["vocab_size"], codes.shape
-    K = len(policy.choices)
-    totals = np.zeros((T, K, 2))  # of each rank: hits, their odds
-    for p, of_prompt in enumerate(places):
-        rows = histories(codes[p], V, policy.eos)
-        for t, (joint, _) in enumerate(of_prompt):
-            odds = joint.sum(2)  # (H,K)
-            order = (-odds).argsort(-1, kind="stable")
-            going = rows[:, t] >= 0
-            ranks = order.argsort(-1)[rows[going, t], codes[p, going, t] // V]
-            totals[t, :, 0] += np.bincount(ranks, minlength=K)
-            totals[t, :, 1] += np.take_along_axis(odds, order, -1).sum(0)
-    for (t, rank), (hits, odds) in zip(np.ndindex(T, K), totals.reshape(-1, 2)):
-        yield Trial(f"all prompts, token {t}, the choice of rank {rank}", int(hits), P * n,
-                    odds / P)
+    (P, n, T), K = codes.shape, len(policy.choices)
+    hits, odds = np.zeros((T, K), int), np.zeros((T, K))  # of each rank
+    for _, t, joint, _, _, (h, k, _) in events(policy, codes, places):
+        of_choices = joint.sum(2)  # (H,K)
+        rank = ranks(of_choices)
+        hits[t] += np.bincount(rank[h, k], minlength=K)
+        odds[t] += np.bincount(rank.ravel(), of_choices.ravel())
+    for t, r in np.ndindex(T, K):
+        yield Trial(f"all prompts, token {t}, the choice of rank {r}", hits[t, r], P * n,
+                    odds[t, r] / P)
 
 
 def cut_by_nucleus(given, share):
@@ -202,20 +213,16 @@ def agreement(what, a, b, odds, cause):
 
 def logged(policy, answer, codes, places):
     """Their log-probabilities of what they sampled, and the key's.  -> {label: (n,T)} twice"""
-    V = policy.config["vocab_size"]
     got, want = {}, {}
     for p, rows in enumerate(answer):
         label = f"prompt {p} logps"
         got[label], want[label] = (np.full(codes[p].shape, np.nan) for _ in range(2))
-        where = histories(codes[p], V, policy.eos)
         for i, (ids, _, *logps) in enumerate(rows):
             require(logps and len(logps[0]) == len(ids),
                     f"prompt {p}, response {i}: {logps!r:.40}, expected {len(ids)} logps")
             got[label][i, :len(ids)] = logps[0]
-        for t, (_, given) in enumerate(places[p]):
-            going = codes[p, :, t] >= 0
-            k, v = np.divmod(codes[p, going, t], V)
-            want[label][going, t] = np.log(given[where[going, t], k, v])
+    for p, t, _, given, i, sampled in events(policy, codes, places):
+        want[f"prompt {p} logps"][i, t] = np.log(given[sampled])
     return got, want
 
 
