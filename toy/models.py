@@ -30,8 +30,9 @@ def batches(steps, rng, generator):
         texts = corpus(name, min(steps * task.share, 20000), rng)
         rows = [encode(prompt) + encode(response) + [EOS] for prompt, response in texts]
         tokens = max(map(len, rows)) - PROMPT_LENGTH
-        require(tokens <= TASKS[name].length, f"task {name!r}: an answer has {tokens} tokens with "
-                f"the end of text, and length is {TASKS[name].length}; make it {tokens} or more")
+        require(tokens <= task.length, f"task {name!r}: an answer has {tokens} tokens with the end "
+                                       f"of text, and length is {task.length}; make it {tokens} or "
+                                       "more")
         longest = max(TASKS[other].length for other in (short if name in short else long))
         width = PROMPT_LENGTH + longest
         data[name] = torch.tensor([row + [-1] * (width - len(row)) for row in rows])
